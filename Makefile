@@ -1,0 +1,51 @@
+# Everything here works on a fresh clone: each target installs what it needs into .venv.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+SEED ?= 1
+
+.DEFAULT_GOAL := check
+.PHONY: check install test test-fast lint fmt types layers demo up down clean
+
+check: lint types layers test ## all of it
+
+install: $(STAMP) ## make .venv with every package, vLLM's CPU build included
+
+$(STAMP): pyproject.toml constraints.txt tools/cpu_stub_wheels.py
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python tools/cpu_stub_wheels.py $(VENV)/stub-wheels
+	$(BIN)/pip install --quiet --disable-pip-version-check --find-links $(CURDIR)/$(VENV)/stub-wheels \
+	  -c constraints.txt -e ".[gateway,workers,trainer,inference,demo,dev]"
+	touch $@
+
+test: $(STAMP) ## the whole suite, real Redis and real vLLM on CPU included
+	$(BIN)/python -m pytest
+
+test-fast: $(STAMP) ## the suite without the tests that start vLLM
+	$(BIN)/python -m pytest -m "not vllm"
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/codespell
+
+fmt: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: $(STAMP)
+	$(BIN)/mypy
+
+layers: $(STAMP)
+	$(BIN)/lint-imports
+
+demo: $(STAMP) ## watch a model get better from its own traffic: SEED=2 varies it
+	$(BIN)/ratchet demo --seed $(SEED)
+
+up: $(STAMP)
+	$(BIN)/ratchet up
+
+clean:
+	rm -rf $(VENV) ratchet-data ratchet-demo demo-results.json .mypy_cache .pytest_cache .ruff_cache

@@ -1,0 +1,305 @@
+"""`ratchet`: every command a person types.
+
+Commands are thin: they load the settings, open Redis, call one function and
+show what it returns. `ratchet --install-completion` sets up the shell.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any
+
+import orjson
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ratchet import __version__
+from ratchet.redis_server import embedded_settings, is_configured, open_redis
+from trajectories import keys
+from trajectories.connection import Redis, RedisError
+from trajectories.errors import RatchetError
+from trajectories.registry import Registry
+from trajectories.resources import LOADED, PolicyVersion, VersionState
+from trajectories.settings import Settings, load_settings
+from trajectories.store import Store
+
+app = typer.Typer(
+    name="ratchet",
+    help="A gateway that trains the model behind it from its own traffic.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+COLOURS = ("cyan", "magenta", "green", "yellow", "blue", "red", "white")
+ROLL_BACK_SECONDS = 60.0
+NOT_ENOUGH = 3  # the exit code of a round that had too little to learn from
+
+DataDir = Annotated[
+    Path | None, typer.Option("--data-dir", help="Where everything is kept (default: data_dir).")
+]
+
+
+def _settings(data_dir: Path | None = None, **overrides: Any) -> Settings:
+    if data_dir is not None:
+        overrides["data_dir"] = data_dir
+    return load_settings(**overrides)
+
+
+def _environment(settings: Settings) -> dict[str, str]:
+    """What a child process needs to work on the same data and the same Redis."""
+    url = settings.redis.url if is_configured(settings) else embedded_settings(settings).url
+    return {"RATCHET_DATA_DIR": str(settings.data_dir.resolve()), "RATCHET_REDIS_URL": url}
+
+
+def _stop_on_signals() -> threading.Event:
+    """An event that Ctrl-C or SIGTERM sets."""
+    stop = threading.Event()
+
+    def set_stop(_number: int, _frame: FrameType | None) -> None:
+        stop.set()
+
+    signal.signal(signal.SIGINT, set_stop)
+    signal.signal(signal.SIGTERM, set_stop)
+    return stop
+
+
+def _registry(redis: Redis, settings: Settings) -> Registry:
+    return Registry(redis, settings.policy, settings.upstream.base_model)
+
+
+@app.command()
+def up(data_dir: DataDir = None) -> None:
+    """Run the whole loop here: Redis, gateway, dispatcher, worker, trainer (and vLLM if set)."""
+    from ratchet.up import Loop
+
+    settings = _settings(data_dir)
+    stop = _stop_on_signals()
+    colours: dict[str, str] = {}
+
+    def sink(name: str, line: str) -> None:
+        colour = colours.setdefault(name, COLOURS[len(colours) % len(COLOURS)])
+        out.print(Text.assemble((f"{name:<10} ", colour), line))
+
+    loop = Loop(settings, sink)
+    try:
+        loop.start(stop)
+        if not stop.is_set():
+            address = f"http://{settings.gateway.host}:{settings.gateway.port}"
+            out.print(f"[bold green]ready[/]  OPENAI_BASE_URL={address}/v1")
+        loop.run(stop)
+    finally:
+        out.print("stopping")
+        loop.stop()
+
+
+@app.command()
+def demo(
+    seed: Annotated[int, typer.Option(help="Varies the model, the questions and the users.")] = 1,
+    directory: Annotated[
+        Path, typer.Option(help="Where the demo's model, traffic and adapters go.")
+    ] = Path("ratchet-demo"),
+    results: Annotated[Path, typer.Option(help="The figures, as JSON.")] = Path(
+        "demo-results.json"
+    ),
+    shuffle_rewards: Annotated[
+        bool, typer.Option(help="Control experiment: the same loop on permuted rewards.")
+    ] = False,
+) -> None:
+    """Watch a tiny model get better from nothing but its own traffic. No GPU, no download."""
+    from ratchet.demo.show import run_demo
+
+    stop = _stop_on_signals()
+    run_demo(seed=seed, directory=directory, results=results, shuffle=shuffle_rewards, stop=stop)
+
+
+@app.command()
+def status(data_dir: DataDir = None) -> None:
+    """What was recorded, what it was worth, and what the trainer is doing."""
+    settings = _settings(data_dir)
+    with open_redis(settings) as redis:
+        store = Store(redis)
+        counts = store.counts()
+        snapshot = _registry(redis, settings).snapshot()
+        raw = redis.get(keys.status(settings.policy))
+        trainable, pending = store.count_trainable(settings.policy), store.count_pending()
+    trainer = orjson.loads(raw) if raw else None
+    rewarded = counts["rewarded"]
+    table = Table(show_header=False, box=None)
+    table.add_row("transitions", f"{counts['transitions']:,.0f}")
+    table.add_row("trajectories", f"{counts['trajectories']:,.0f}")
+    table.add_row("rewarded", f"{rewarded:,.0f}  ({counts['labelled']:,.0f} by feedback)")
+    mean = f"{counts['reward_sum'] / rewarded:+.3f}" if rewarded else "-"
+    table.add_row("average reward", mean)
+    table.add_row("pending feedback", f"{pending:,}")
+    table.add_row("trainable", f"{trainable:,} of {settings.trainer.min_trajectories:,} needed")
+    current = snapshot.versions[snapshot.current]
+    table.add_row("policy", f"{settings.policy}@{snapshot.current}  ({current.model})")
+    table.add_row("trainer", trainer["state"] if trainer else "not running")
+    out.print(table)
+
+
+@app.command()
+def policies(data_dir: DataDir = None) -> None:
+    """Every policy version: its state, where it came from, what it measured."""
+    settings = _settings(data_dir)
+    with open_redis(settings) as redis:
+        snapshot = _registry(redis, settings).snapshot()
+    table = Table(title=f"policy {settings.policy}, revision {snapshot.revision}")
+    for column in (
+        "version",
+        "state",
+        "parent",
+        "run",
+        "created",
+        "trajectories",
+        "reward",
+        "note",
+    ):
+        table.add_column(column, justify="right" if column in ("version", "parent") else "left")
+    for _, entry in sorted(snapshot.versions.items()):
+        table.add_row(*_policy_row(entry))
+    out.print(table)
+
+
+def _policy_row(entry: PolicyVersion) -> tuple[str | Text, ...]:
+    style = {VersionState.CURRENT: "bold green", VersionState.REJECTED: "red"}.get(entry.state, "")
+    created = (
+        time.strftime("%H:%M:%S", time.localtime(entry.created_at)) if entry.created_at else ""
+    )
+    reward = entry.metrics.get("mean_reward")
+    trained = entry.metrics.get("trajectories")
+    return (
+        str(entry.version),
+        Text(entry.state.value, style=style),
+        "" if entry.parent is None else str(entry.parent),
+        entry.run_id or "base model",
+        created,
+        "" if trained is None else f"{trained:.0f}",
+        "" if reward is None else f"{reward:+.3f}",
+        entry.reason,
+    )
+
+
+@app.command()
+def rollback(
+    to: Annotated[
+        int | None, typer.Option(help="The version to go back to (default: the one before).")
+    ] = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Let an earlier policy version serve again. New trajectories go there at once."""
+    settings = _settings(data_dir)
+    with open_redis(settings) as redis:
+        registry = _registry(redis, settings)
+        before = registry.snapshot()
+        target = registry.roll_back_target(before) if to is None else to
+        entry = before.versions.get(target)
+        is_loaded = target == 0 or (entry is not None and entry.state in LOADED)
+        if entry is None or is_loaded or entry.state is VersionState.REJECTED:
+            # An unknown or rejected version is refused here, with the reason.
+            registry.promote(target, reason=f"rolled back from {before.current}")
+        else:
+            _ask_trainer_to_roll_back(redis, settings, registry, target)
+        out.print(f"{settings.policy}@{before.current} -> {settings.policy}@{target}")
+
+
+def _ask_trainer_to_roll_back(
+    redis: Redis, settings: Settings, registry: Registry, target: int
+) -> None:
+    """The engines no longer hold `target`: the trainer has to load it first."""
+    if not redis.exists(keys.status(settings.policy)):
+        raise RatchetError(
+            f"version {target} is not loaded in the engine and no trainer runs to load it:"
+            " start one (`ratchet up`) and try again"
+        )
+    redis.set(
+        keys.trigger(settings.policy),
+        orjson.dumps({"roll_back": target, "at": time.time()}),
+        ex=keys.TRIGGER_TTL_SECONDS,
+    )
+    deadline = time.monotonic() + ROLL_BACK_SECONDS
+    with out.status(f"the trainer is loading version {target}"):
+        while registry.snapshot().current != target:
+            if time.monotonic() > deadline:
+                raise RatchetError(
+                    f"version {target} is not serving after {ROLL_BACK_SECONDS:.0f} s; the trainer"
+                    " goes on trying: see `ratchet policies`"
+                )
+            time.sleep(0.2)
+
+
+@app.command()
+def train(
+    once: Annotated[bool, typer.Option("--once", help="One round, then stop.")] = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Run the trainer in the foreground (`ratchet up` runs it anyway)."""
+    settings = _settings(data_dir)
+    with open_redis(settings) as redis:
+        redis.ping()
+        command = [sys.executable, "-m", "trainer", *(["--once"] if once else [])]
+        child = subprocess.Popen(command, env={**os.environ, **_environment(settings)})
+        stop = _stop_on_signals()
+        while child.poll() is None:
+            if stop.wait(0.2):
+                child.terminate()
+                child.wait()
+    raise typer.Exit(child.returncode)
+
+
+@app.command()
+def export(
+    output: Annotated[
+        Path | None, typer.Argument(help="A JSONL file (default: standard output).")
+    ] = None,
+    rewarded: Annotated[bool, typer.Option(help="Only trajectories that have a reward.")] = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Write the recorded traffic as JSONL, one line a transition."""
+    from ratchet.export import export_rows
+
+    settings = _settings(data_dir)
+    count = 0
+    with open_redis(settings) as redis:
+        rows = export_rows(Store(redis), is_rewarded_only=rewarded)
+        stream = output.open("wb") if output else sys.stdout.buffer
+        try:
+            for row in rows:
+                stream.write(orjson.dumps(row) + b"\n")
+                count += 1
+        finally:
+            stream.flush()
+            if output:
+                stream.close()
+    err.print(f"{count:,} transitions")
+
+
+@app.command()
+def version() -> None:
+    """The version of Ratchet."""
+    out.print(__version__)
+
+
+def main() -> None:
+    """The entry point: known errors become one line that says what to do."""
+    try:
+        app()
+    except RatchetError as error:
+        err.print(f"[bold red]ratchet:[/] {error}")
+        sys.exit(1)
+    except (RedisError, OSError) as error:
+        err.print(f"[bold red]ratchet:[/] cannot reach Redis: {error}")
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,159 @@
+"""What a person types, and what they read back."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import orjson
+import pytest
+from typer.testing import CliRunner
+
+from ratchet import cli
+from trajectories import keys
+from trajectories.connection import Redis
+from trajectories.model import Choice, Transition
+from trajectories.registry import Registry
+from trajectories.resources import PolicyVersion, VersionState
+from trajectories.settings import RedisSettings
+from trajectories.store import Store, TrajectoryRef
+
+runner = CliRunner()
+
+
+@pytest.fixture(autouse=True)
+def _use_the_server(redis_settings: RedisSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RATCHET_REDIS_URL", redis_settings.url)
+
+
+def candidate(version: int) -> PolicyVersion:
+    return PolicyVersion(
+        policy="policy",
+        version=version,
+        model=f"policy-v{version}-00000000",
+        state=VersionState.CANDIDATE,
+        run_id=f"run_{version}",
+        created_at=time.time(),
+        metrics={"mean_reward": 0.25, "trajectories": 64},
+    )
+
+
+def transition(number: int, reward: float | None, store: Store) -> None:
+    recorded = Transition(
+        id=f"tr_{number}",
+        trajectory_id=f"traj_{number}",
+        session_id=f"s{number}",
+        agent="support",
+        task="refund",
+        gateway="gw",
+        started_at=1_700_000_000.0 + number,
+        latency_seconds=0.5,
+        request={"messages": [{"role": "user", "content": f"question {number}"}]},
+        response_id=f"chatcmpl-{number}",
+        model="base",
+        policy="policy",
+        policy_version=0,
+        choices=(Choice(message={"role": "assistant", "content": "an answer"}),),
+    )
+    store.add_transition(recorded)
+    ref = TrajectoryRef("default", recorded.trajectory_id)
+    scorable = store.scorable(ref)
+    assert scorable is not None
+    store.put_rewards(ref, rewards=(), final=reward, is_labelled=True, revision=scorable.revision)
+
+
+def test_policies_lists_versions_with_their_state_and_reward(redis: Redis) -> None:
+    registry = Registry(redis, "policy", "base")
+    registry.add(candidate(1))
+    registry.promote(1)
+    shown = runner.invoke(cli.app, ["policies"]).output
+    assert "current" in shown
+    assert "+0.250" in shown
+
+
+def test_rollback_brings_the_version_before_back_at_once(redis: Redis) -> None:
+    registry = Registry(redis, "policy", "base")
+    for version in (1, 2):
+        registry.add(candidate(version))
+        registry.promote(version)
+    result = runner.invoke(cli.app, ["rollback"])
+    assert "policy@2 -> policy@1" in result.output
+    assert registry.snapshot().current == 1
+
+
+def test_rollback_to_an_unloaded_version_without_a_trainer_says_what_to_do(redis: Redis) -> None:
+    registry = Registry(redis, "policy", "base")
+    for version in (1, 2):
+        registry.add(candidate(version))
+        registry.promote(version)
+    registry.move(1, VersionState.RETIRED)
+    registry.move(1, VersionState.UNLOADED)
+    shown = subprocess.run(
+        [sys.executable, "-m", "ratchet.cli", "rollback", "--to", "1"],
+        capture_output=True,
+        text=True,
+    )
+    assert shown.returncode == 1
+    assert "no trainer runs to load it" in " ".join(shown.stderr.split())
+    assert registry.snapshot().current == 2
+
+
+def test_export_writes_one_line_a_transition_and_null_where_nothing_was_said(
+    redis: Redis, tmp_path: Path
+) -> None:
+    store = Store(redis)
+    transition(1, 1.0, store)
+    transition(2, None, store)
+    target = tmp_path / "traffic.jsonl"
+    assert runner.invoke(cli.app, ["export", str(target)]).exit_code == 0
+    rows = sorted(
+        (orjson.loads(line) for line in target.read_bytes().splitlines()),
+        key=lambda row: row["trajectory_id"],
+    )
+    assert [row["reward"] for row in rows] == [1.0, None]
+    assert rows[0]["agent_id"] == "support"
+    assert rows[0]["task"] == "refund"
+    assert rows[0]["input"][0]["content"] == "question 1"
+    assert rows[0]["output"]["content"] == "an answer"
+    assert rows[0]["timestamp"].startswith("2023-11-14T")
+
+
+def test_export_of_rewarded_traffic_leaves_silence_out(redis: Redis, tmp_path: Path) -> None:
+    store = Store(redis)
+    transition(1, -0.5, store)
+    transition(2, None, store)
+    target = tmp_path / "traffic.jsonl"
+    runner.invoke(cli.app, ["export", "--rewarded", str(target)])
+    assert len(target.read_bytes().splitlines()) == 1
+
+
+def test_status_shows_the_average_only_of_what_was_rewarded(redis: Redis) -> None:
+    store = Store(redis)
+    transition(1, 1.0, store)
+    transition(2, None, store)
+    shown = runner.invoke(cli.app, ["status"]).output
+    assert "+1.000" in shown
+    assert "not running" in shown
+
+
+def test_status_shows_what_the_trainer_says_of_itself(redis: Redis) -> None:
+    redis.set(keys.status("policy"), orjson.dumps({"state": "training"}))
+    assert "training" in runner.invoke(cli.app, ["status"]).output
+
+
+def test_a_wrong_setting_is_one_line_that_names_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RATCHET_TRAINER_RANK", "many")
+    shown = subprocess.run(
+        [sys.executable, "-m", "ratchet.cli", "status"], capture_output=True, text=True
+    )
+    assert shown.returncode == 1
+    assert "trainer.rank" in shown.stderr
+    assert "Traceback" not in shown.stderr
+
+
+def test_help_does_not_wait_for_heavy_imports() -> None:
+    program = (
+        "import sys; from ratchet import cli\n"
+        "assert not {'torch', 'vllm', 'fastapi', 'matplotlib'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)

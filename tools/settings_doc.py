@@ -1,0 +1,76 @@
+#!/usr/bin/env python3
+"""Write docs/settings.md from the settings themselves: python tools/settings_doc.py
+
+A test fails when the file on disk is not what this writes.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from trajectories.settings import Settings
+
+TARGET = Path(__file__).parent.parent / "docs" / "settings.md"
+HEAD = """\
+# Settings
+
+Every process reads one file, `ratchet.toml` in its working directory (or the file that
+`RATCHET_CONFIG` names), and then the environment, which wins. A key of a section is
+`RATCHET_<SECTION>_<KEY>` there; lists and tables are written as JSON:
+
+```bash
+RATCHET_GATEWAY_PORT=9000 RATCHET_GATEWAY_ALIASES='["policy", "gpt-4o-mini"]' ratchet up
+```
+
+`REDIS_URL` is read as `RATCHET_REDIS_URL` where the latter is unset. An unknown key in the file
+or a value out of range stops the process with a line that names it. This page is written by
+`python tools/settings_doc.py`.
+"""
+
+
+def type_of(field: FieldInfo) -> str:
+    """The type, as a reader writes it."""
+    text = str(field.annotation)
+    if isinstance(field.annotation, type):
+        text = field.annotation.__name__
+    text = text.replace("typing.", "").replace("pathlib._local.", "").replace("pathlib.", "")
+    return text.replace("NoneType", "None").replace("|", "\\|")
+
+
+def default_of(field: FieldInfo) -> str:
+    """The default, as it stands in TOML."""
+    value = field.get_default(call_default_factory=True)
+    if value is None:
+        return "unset"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        return "[" + ", ".join(f'"{item}"' for item in value) + "]"
+    return f'"{value}"' if not isinstance(value, int | float | dict) else f"{value}"
+
+
+def rows(model: type[BaseModel]) -> list[str]:
+    lines = ["| key | type | default | meaning |", "|---|---|---|---|"]
+    for name, field in model.model_fields.items():
+        if isinstance(field.default, BaseModel):
+            continue
+        meaning = (field.description or name.replace("_", " ")).replace("|", "\\|")
+        lines.append(f"| `{name}` | {type_of(field)} | `{default_of(field)}` | {meaning} |")
+    return lines
+
+
+def page() -> str:
+    """The whole page."""
+    parts: list[Any] = [HEAD, "## Top level\n", *rows(Settings), ""]
+    for name, field in Settings.model_fields.items():
+        if isinstance(field.default, BaseModel):
+            section = type(field.default)
+            about = (section.__doc__ or "").strip().splitlines()[0]
+            parts += [f"## [{name}]\n", f"{about}\n", *rows(section), ""]
+    return "\n".join(parts)
+
+
+if __name__ == "__main__":
+    TARGET.write_text(page(), encoding="utf-8")

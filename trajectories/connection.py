@@ -1,0 +1,30 @@
+"""One way to open Redis, with the settings that keep a hang from spreading.
+
+redis-py retries ten times by default; under lost replies that turned ten
+writes into ten duplicates, and against a black hole it still hung after 12 s.
+So: no retries here, short time-outs, and the caller decides what to do again.
+"""
+
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+from redis.retry import Retry
+
+from trajectories.settings import RedisSettings
+
+__all__ = ["Redis", "RedisError", "connect"]
+
+
+def connect(settings: RedisSettings, *, blocking_seconds: float = 0) -> Redis:
+    """A client for `settings.url` (redis://, rediss:// or unix://).
+
+    `blocking_seconds` is how long blocking reads may take on top of the
+    time-out; use a client of its own for them. Does not connect yet.
+    """
+    return Redis.from_url(
+        settings.url,
+        socket_timeout=settings.timeout_seconds + blocking_seconds,
+        socket_connect_timeout=settings.timeout_seconds,
+        retry=Retry(NoBackoff(), 0),
+        health_check_interval=0,
+    )

@@ -1,0 +1,34 @@
+"""How ids are made: random ones that sort by time, and derived ones that repeat.
+
+A derived id is a keyed-by-kind hash of what it stands for, so that the same
+session, feedback or reward has the same id whoever computes it, and however
+often. That is what makes every later stage idempotent.
+"""
+
+import hashlib
+import os
+import time
+
+
+def new_id(prefix: str) -> str:
+    """A fresh id such as `tr_019a2f...`; ids made later sort later (to the millisecond)."""
+    return f"{prefix}_{time.time_ns() // 1_000_000:012x}{os.urandom(8).hex()}"
+
+
+def derived_id(prefix: str, *parts: str) -> str:
+    """The id of the thing that `parts` identify; equal parts give an equal id."""
+    digest = hashlib.blake2b(digest_size=14)
+    for part in (prefix, *parts):
+        encoded = part.encode()
+        digest.update(len(encoded).to_bytes(8, "little"))
+        digest.update(encoded)
+    return f"{prefix}_{digest.hexdigest()}"
+
+
+def trajectory_id(tenant: str, *, session: str | None, task: str | None) -> str:
+    """The trajectory of a session, else of a task, else a new one."""
+    if session is not None:
+        return derived_id("traj", tenant, "session", session)
+    if task is not None:
+        return derived_id("traj", tenant, "task", task)
+    return new_id("traj")

@@ -1,0 +1,141 @@
+"""Every Redis key, in one place, with its type and when it goes away.
+
+`KEYS` is the documented list: a test fails when a key is used that is not in
+it, or when one without a TTL or a trim rule is not marked permanent. Commands
+stay within Redis 6.2, so that every server and managed service works.
+"""
+
+from dataclasses import dataclass
+
+DAY = 86_400
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One kind of key: its pattern, Redis type, and what bounds its life."""
+
+    pattern: str
+    type: str
+    bound: str  # "ttl", "trimmed", "permanent" or "lease"
+    holds: str
+
+
+KEYS: tuple[Key, ...] = (
+    Key("traffic:{gateway}", "stream", "trimmed", "spooled records, entry id <sequence>-0"),
+    Key("traffic:gateways", "set", "permanent", "ids of all spools that ever shipped"),
+    Key("transition:{tenant}:{id}", "string", "ttl", "one transition, JSON"),
+    Key("trajectory:{tenant}:{id}", "hash", "ttl", "agent, task, times, revision, reward"),
+    Key("trajectory:{tenant}:{id}:transitions", "zset", "ttl", "transition ids by start time"),
+    Key("trajectory:{tenant}:{id}:feedback", "hash", "ttl", "vote identity -> feedback, JSON"),
+    Key("trajectory:{tenant}:{id}:rewards", "hash", "ttl", "reward id -> reward, JSON"),
+    Key("response:{tenant}:{id}", "string", "ttl", "response id -> trajectory and transition"),
+    Key("feedback:{tenant}:{id}", "string", "ttl", "one feedback item, JSON"),
+    Key("pending:{tenant}:{target}", "hash", "ttl", "feedback whose target is not known yet"),
+    Key("pending", "zset", "trimmed", "targets waited for, by expiry"),
+    Key("open", "zset", "trimmed", "trajectories not closed, by last activity"),
+    Key("scoring", "zset", "trimmed", "changed and not yet scored, by when a job is due"),
+    Key("trainable:{policy}", "zset", "trimmed", "closed, rewarded, unused trajectories"),
+    Key("used:{policy}", "zset", "trimmed", "trajectories trained on, by time"),
+    Key("policy:{policy}", "hash", "permanent", "version -> PolicyVersion, JSON"),
+    Key("policy:{policy}:head", "hash", "permanent", "current, last version, revision"),
+    Key("gateway:{gateway}", "string", "ttl", "a gateway's heartbeat: revision, in-flight"),
+    Key("trainer:{policy}:lease", "string", "lease", "which trainer may run"),
+    Key("trainer:{policy}:status", "string", "ttl", "the trainer's state, JSON"),
+    Key("trainer:{policy}:trigger", "string", "ttl", "a round asked for by hand, JSON"),
+    Key("trainer:{policy}:runs", "list", "trimmed", "the last runs, JSON, newest first"),
+    Key("quarantine", "stream", "trimmed", "records that could not be applied, with the reason"),
+    Key("counts", "hash", "permanent", "totals since the store was made"),
+    Key("rq:*", "various", "trimmed", "RQ's own keys: jobs expire, RQ cleans its registries"),
+)
+
+GATEWAYS = "traffic:gateways"
+OPEN = "open"
+SCORING = "scoring"
+PENDING = "pending"
+REGISTRY_CHANNEL = "registry"
+COUNTS = "counts"
+QUARANTINE = "quarantine"
+DISPATCHERS = "dispatchers"  # the consumer group on every traffic stream
+
+TRAJECTORY_TTL_SECONDS = 7 * DAY
+FEEDBACK_TTL_SECONDS = 30 * DAY
+PENDING_TTL_SECONDS = DAY
+USED_TTL_SECONDS = 30 * DAY
+HEARTBEAT_TTL_SECONDS = 60
+STATUS_TTL_SECONDS = 30
+TRIGGER_TTL_SECONDS = DAY
+LEASE_TTL_SECONDS = 30
+RUNS_KEPT = 100
+QUARANTINE_KEPT = 1000
+
+
+def traffic(gateway: str) -> str:
+    return f"traffic:{gateway}"
+
+
+def transition(tenant: str, transition_id: str) -> str:
+    return f"transition:{tenant}:{transition_id}"
+
+
+def trajectory(tenant: str, trajectory_id: str) -> str:
+    return f"trajectory:{tenant}:{trajectory_id}"
+
+
+def transitions_of(tenant: str, trajectory_id: str) -> str:
+    return f"trajectory:{tenant}:{trajectory_id}:transitions"
+
+
+def feedback_of(tenant: str, trajectory_id: str) -> str:
+    return f"trajectory:{tenant}:{trajectory_id}:feedback"
+
+
+def rewards_of(tenant: str, trajectory_id: str) -> str:
+    return f"trajectory:{tenant}:{trajectory_id}:rewards"
+
+
+def response(tenant: str, response_id: str) -> str:
+    return f"response:{tenant}:{response_id}"
+
+
+def feedback(tenant: str, feedback_id: str) -> str:
+    return f"feedback:{tenant}:{feedback_id}"
+
+
+def pending_of(tenant: str, target: str) -> str:
+    return f"pending:{tenant}:{target}"
+
+
+def trainable(policy: str) -> str:
+    return f"trainable:{policy}"
+
+
+def used(policy: str) -> str:
+    return f"used:{policy}"
+
+
+def policy(name: str) -> str:
+    return f"policy:{name}"
+
+
+def policy_head(name: str) -> str:
+    return f"policy:{name}:head"
+
+
+def gateway(gateway_id: str) -> str:
+    return f"gateway:{gateway_id}"
+
+
+def lease(policy_name: str) -> str:
+    return f"trainer:{policy_name}:lease"
+
+
+def status(policy_name: str) -> str:
+    return f"trainer:{policy_name}:status"
+
+
+def trigger(policy_name: str) -> str:
+    return f"trainer:{policy_name}:trigger"
+
+
+def runs(policy_name: str) -> str:
+    return f"trainer:{policy_name}:runs"

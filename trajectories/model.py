@@ -1,0 +1,210 @@
+"""The nouns: what is recorded, what is said of it, and what it was worth.
+
+Records travel as JSON from the gateway's spool through a Redis stream to the
+workers and the trainer. They are frozen: a later stage adds a new record, it
+never edits one. OpenAI bodies stay plain dictionaries on purpose.
+"""
+
+from enum import StrEnum
+from typing import Annotated, Any, Literal, Self
+
+import orjson
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from trajectories.errors import RecordError
+
+FiniteFloat = Annotated[float, Field(allow_inf_nan=False)]
+RewardValue = Annotated[float, Field(ge=-1.0, le=1.0, allow_inf_nan=False)]
+
+
+class Record(BaseModel):
+    """Base of everything stored: frozen, and tolerant of fields a newer version added."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    @classmethod
+    def from_json(cls, raw: bytes | str) -> Self:
+        """Parse `raw`; raises RecordError when it is not such a record."""
+        try:
+            return cls.model_validate(orjson.loads(raw))
+        except (orjson.JSONDecodeError, ValidationError) as error:
+            raise RecordError(f"not a {cls.__name__}: {error}") from error
+
+    def to_json(self) -> bytes:
+        """Compact JSON; raises RecordError when a body holds what JSON cannot."""
+        try:
+            return orjson.dumps(self.model_dump(mode="json"))
+        except (orjson.JSONEncodeError, ValueError) as error:
+            raise RecordError(f"not JSON: {error}") from error
+
+
+class Outcome(StrEnum):
+    """How a call ended, as far as learning is concerned."""
+
+    COMPLETE = "complete"  # the whole answer arrived and was sent
+    INCOMPLETE = "incomplete"  # the upstream broke off
+    DISCONNECTED = "client_disconnect"  # the client left before the end
+    FAILED = "failed"  # the upstream answered with an error
+
+
+class Sampling(Record):
+    """The sampling parameters really used; None means the engine's own default."""
+
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    max_tokens: int | None = None
+    seed: int | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    repetition_penalty: float | None = None
+    is_constrained: bool = False  # a grammar (JSON schema, forced tool) masked tokens
+
+
+class Choice(Record):
+    """One answer of a call, with the engine's own token ids and their logprobs (nats)."""
+
+    index: int = 0
+    message: dict[str, Any] = Field(default_factory=dict)
+    finish_reason: str | None = None
+    token_ids: tuple[int, ...] = ()
+    logprobs: tuple[FiniteFloat, ...] = ()
+
+    @property
+    def is_aligned(self) -> bool:
+        """Whether every token has its logprob; what is not aligned is never trained on."""
+        return 0 < len(self.token_ids) == len(self.logprobs)
+
+
+class Transition(Record):
+    """One recorded request and response, with tokens and versions."""
+
+    id: str
+    tenant: str = "default"
+    trajectory_id: str
+    session_id: str | None = None
+    session_source: str = "new"
+    task: str | None = None
+    agent: str | None = None
+    gateway: str
+    dialect: str = "chat"
+    is_streamed: bool = False
+    started_at: FiniteFloat  # unix seconds
+    latency_seconds: FiniteFloat
+    first_byte_seconds: FiniteFloat | None = None
+    request: dict[str, Any]
+    response_id: str | None = None
+    request_id: str | None = None
+    http_status: int = 200
+    outcome: Outcome = Outcome.COMPLETE
+    error: str | None = None
+    policy: str | None = None  # None: a model that Ratchet does not train
+    policy_version: int | None = None
+    model: str  # the name the upstream was asked for
+    prompt_version: int | None = None
+    sampling: Sampling = Sampling()
+    prompt_token_ids: tuple[int, ...] = ()
+    choices: tuple[Choice, ...] = ()
+    usage: dict[str, Any] | None = None
+    attempt: int = 0  # the SDK's retry count
+    is_trainable: bool = True  # False: the client opted out
+
+
+class FeedbackSource(Record):
+    """Who says it. `type` decides the priority: human > code > judge."""
+
+    type: Literal["human", "code", "judge"] = "human"
+    id: str = "default"
+
+
+class Feedback(Record):
+    """What a client posted, validated and translated to a reward value.
+
+    Exactly one of `response_id` and `trajectory_id` is the target. `identity`
+    says which vote this is: a later one with the same identity replaces it.
+    """
+
+    id: str
+    identity: str
+    tenant: str = "default"
+    response_id: str | None = None
+    trajectory_id: str | None = None
+    name: str = "reward"
+    reward: RewardValue | None = None
+    value: bool | FiniteFloat | str | None = None
+    comment: str | None = None
+    correction: Any = None
+    source: FeedbackSource = FeedbackSource()
+    metadata: dict[str, Any] = Field(default_factory=dict)
+    is_final: bool = False
+    received_at: FiniteFloat
+
+    @model_validator(mode="after")
+    def _has_one_target(self) -> Self:
+        if (self.response_id is None) == (self.trajectory_id is None):
+            raise ValueError("exactly one of response_id and trajectory_id is the target")
+        return self
+
+    @property
+    def target(self) -> str:
+        """The id that has to be known before this can be joined."""
+        target = self.response_id or self.trajectory_id
+        if target is None:
+            raise RecordError(f"feedback {self.id} has no target")
+        return target
+
+
+class Reward(Record):
+    """A named float from a source, on a transition (intermediate) or a trajectory (final).
+
+    The id is derived from target, name, source and revision: computing it
+    twice gives one reward.
+    """
+
+    id: str
+    trajectory_id: str
+    transition_id: str | None = None  # None: the reward is of the whole trajectory
+    name: str
+    source: str  # "feedback:human", "air:unknown_tool", ...
+    value: RewardValue
+    reason: str = ""
+    revision: int = 1
+
+
+class Trajectory(Record):
+    """The ordered transitions of one task, with what is known of their worth.
+
+    `reward` is None while nothing was said and no signal fired: missing is
+    missing, never 0.
+    """
+
+    id: str
+    tenant: str = "default"
+    session_id: str | None = None
+    task: str | None = None
+    agent: str | None = None
+    policy: str | None = None
+    started_at: float
+    updated_at: float
+    is_closed: bool = False
+    reward: RewardValue | None = None
+    transitions: tuple[Transition, ...] = ()
+    rewards: tuple[Reward, ...] = ()
+
+
+_KINDS: dict[bytes, type[Transition] | type[Feedback]] = {b"t": Transition, b"f": Feedback}
+
+
+def pack_record(record: Transition | Feedback) -> bytes:
+    """The payload of the spool and of the stream: one kind byte, then JSON."""
+    kind = b"t" if isinstance(record, Transition) else b"f"
+    return kind + record.to_json()
+
+
+def unpack_record(payload: bytes) -> Transition | Feedback:
+    """The inverse of `pack_record`; raises RecordError on anything else."""
+    record_type = _KINDS.get(payload[:1])
+    if record_type is None:
+        raise RecordError(f"unknown record kind {payload[:1]!r}")
+    return record_type.from_json(payload[1:])

@@ -1,0 +1,228 @@
+"""The registry of policy versions, in Redis: what serves, what waits, what was refused.
+
+The trainer and `ratchet rollback` write it, the gateways read it as a
+`Snapshot`. Every change raises `revision` in the same MULTI and is announced
+on a channel; a gateway that missed the announcement sees the number by
+polling. Numbers are never given out twice.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+from redis import Redis, WatchError
+
+from trajectories import keys
+from trajectories.errors import RegistryError
+from trajectories.model import Record
+from trajectories.resources import LOADED, MOVES, ROUTABLE, PolicyVersion, VersionState
+
+
+class Heartbeat(Record):
+    """What one gateway process last said of itself."""
+
+    gateway: str
+    revision: int  # of the snapshot it routes by
+    in_flight: dict[int, int]  # policy version -> requests running now
+    open_trajectories: dict[int, int]  # policy version -> trajectories bound to it
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """All versions at one revision; what a gateway routes by."""
+
+    policy: str
+    revision: int
+    current: int
+    versions: Mapping[int, PolicyVersion]
+
+    def is_routable(self, version: int) -> bool:
+        """Whether a running trajectory may still be answered by `version`."""
+        found = self.versions.get(version)
+        return found is not None and found.state in ROUTABLE
+
+    @property
+    def loaded(self) -> list[PolicyVersion]:
+        """The adapters an engine must hold, oldest first."""
+        return [
+            entry
+            for _, entry in sorted(self.versions.items())
+            if entry.version > 0 and entry.state in LOADED
+        ]
+
+
+Change = Callable[[dict[int, PolicyVersion], int], tuple[dict[int, PolicyVersion], int]]
+
+
+class Registry:
+    """Reads and writes the versions of one policy. Every method is one transaction."""
+
+    def __init__(self, redis: Redis, policy: str, base_model: str) -> None:
+        self._redis: Any = redis  # redis-py types replies as bytes | str; ours are bytes
+        self._policy = policy
+        self._base = PolicyVersion(
+            policy=policy, version=0, model=base_model, state=VersionState.CURRENT
+        )
+
+    @property
+    def empty(self) -> Snapshot:
+        """What holds before anything was learned, or while Redis cannot be read."""
+        return Snapshot(self._policy, 0, 0, {0: self._base})
+
+    def snapshot(self) -> Snapshot:
+        """The registry now."""
+        pipe = self._redis.pipeline(transaction=True)
+        pipe.hgetall(keys.policy(self._policy))
+        pipe.hgetall(keys.policy_head(self._policy))
+        versions, head = pipe.execute()
+        return self._parse(versions, head)
+
+    def revision(self) -> int:
+        """Just the revision: what a poll compares."""
+        return int(self._redis.hget(keys.policy_head(self._policy), "revision") or 0)
+
+    def allocate(self, at_least: int = 1) -> int:
+        """A version number nobody was given before, not below `at_least`.
+
+        `at_least` lets the trainer skip numbers that it finds on disk after
+        Redis was emptied.
+        """
+        head = keys.policy_head(self._policy)
+        number = int(self._redis.hincrby(head, "last", 1))
+        if number < at_least:
+            number = int(self._redis.hincrby(head, "last", at_least - number))
+        return number
+
+    def add(self, version: PolicyVersion) -> None:
+        """Make a candidate known; repeating it changes nothing."""
+
+        def change(
+            versions: dict[int, PolicyVersion], current: int
+        ) -> tuple[dict[int, PolicyVersion], int]:
+            versions.setdefault(version.version, version)
+            return versions, current
+
+        self._change(change)
+
+    def move(
+        self, version: int, state: VersionState, *, reason: str = "", **changes: Any
+    ) -> PolicyVersion:
+        """Bring a version into `state` (CURRENT is reached by `promote` only).
+
+        Raises RegistryError when the version is unknown or the move is not in MOVES.
+        """
+        if state is VersionState.CURRENT:
+            raise RegistryError("a version becomes current by promote(), never by move()")
+
+        def change(
+            versions: dict[int, PolicyVersion], current: int
+        ) -> tuple[dict[int, PolicyVersion], int]:
+            versions[version] = self._moved(versions, version, state, reason, changes)
+            return versions, current
+
+        return self._change(change).versions[version]
+
+    def promote(self, version: int, *, reason: str = "") -> Snapshot:
+        """Make `version` current and let the one before drain, in one step.
+
+        Promoting the current version changes nothing. Raises RegistryError
+        when it is unknown or was rejected.
+        """
+
+        def change(
+            versions: dict[int, PolicyVersion], current: int
+        ) -> tuple[dict[int, PolicyVersion], int]:
+            if current == version:
+                return versions, current
+            stamp = {"promoted_at": time.time()}
+            versions[version] = self._moved(
+                versions, version, VersionState.CURRENT, reason, stamp
+            )
+            versions[current] = self._moved(versions, current, VersionState.DRAINING, reason, {})
+            return versions, version
+
+        return self._change(change)
+
+    def roll_back_target(self, snapshot: Snapshot) -> int:
+        """The version to go back to: the one that the current one replaced."""
+        current = snapshot.versions[snapshot.current]
+        if current.version == 0:
+            raise RegistryError("the base model is serving: there is nothing to roll back to")
+        earlier = [
+            entry
+            for entry in snapshot.versions.values()
+            if entry.version < current.version and (entry.promoted_at or entry.version == 0)
+        ]
+        # By time of promotion, not by number: a version between may itself have been rolled back.
+        latest = max(earlier, key=lambda entry: (entry.promoted_at or 0.0, entry.version))
+        return latest.version
+
+    def beat(self, heartbeat: Heartbeat) -> None:
+        """Store a gateway's heartbeat; it is forgotten after HEARTBEAT_TTL_SECONDS."""
+        self._redis.set(
+            keys.gateway(heartbeat.gateway), heartbeat.to_json(), ex=keys.HEARTBEAT_TTL_SECONDS
+        )
+
+    def heartbeats(self) -> list[Heartbeat]:
+        """Every gateway that was alive within HEARTBEAT_TTL_SECONDS."""
+        ids = sorted(member.decode() for member in self._redis.smembers(keys.GATEWAYS))
+        if not ids:
+            return []
+        found = self._redis.mget([keys.gateway(gateway_id) for gateway_id in ids])
+        return [Heartbeat.from_json(raw) for raw in found if raw is not None]
+
+    def _moved(
+        self,
+        versions: dict[int, PolicyVersion],
+        version: int,
+        state: VersionState,
+        reason: str,
+        changes: dict[str, Any],
+    ) -> PolicyVersion:
+        entry = versions.get(version)
+        if entry is None:
+            known = ", ".join(str(number) for number in sorted(versions))
+            raise RegistryError(f"policy {self._policy} has no version {version} (known: {known})")
+        if entry.state is not state and state not in MOVES[entry.state]:
+            raise RegistryError(
+                f"version {version} is {entry.state.value} and cannot become {state.value}"
+            )
+        update = {"state": state, "reason": reason or entry.reason, **changes}
+        return entry.model_copy(update=update)
+
+    def _change(self, change: Change) -> Snapshot:
+        """Apply a pure change under optimistic locking, raise the revision, announce it."""
+        versions_key, head_key = keys.policy(self._policy), keys.policy_head(self._policy)
+        with self._redis.pipeline() as pipe:
+            while True:
+                try:
+                    pipe.watch(versions_key, head_key)
+                    before = self._parse(pipe.hgetall(versions_key), pipe.hgetall(head_key))
+                    versions, current = change(dict(before.versions), before.current)
+                    if versions == before.versions and current == before.current:
+                        pipe.unwatch()
+                        return before
+                    pipe.multi()
+                    pipe.hset(
+                        versions_key,
+                        mapping={str(n): entry.to_json() for n, entry in versions.items()},
+                    )
+                    pipe.hset(head_key, "current", current)
+                    pipe.hincrby(head_key, "revision", 1)
+                    pipe.publish(
+                        keys.REGISTRY_CHANNEL,
+                        orjson.dumps({"policy": self._policy, "revision": before.revision + 1}),
+                    )
+                    pipe.execute()
+                    return Snapshot(self._policy, before.revision + 1, current, versions)
+                except WatchError:
+                    continue
+
+    def _parse(self, versions: dict[bytes, bytes], head: dict[bytes, bytes]) -> Snapshot:
+        entries = {int(number): PolicyVersion.from_json(raw) for number, raw in versions.items()}
+        entries.setdefault(0, self._base)
+        current = int(head.get(b"current", 0))
+        return Snapshot(self._policy, int(head.get(b"revision", 0)), current, entries)

@@ -1,0 +1,261 @@
+"""The settings of every process: `ratchet.toml`, then the environment, validated.
+
+An environment variable is `RATCHET_<SECTION>_<KEY>` and wins over the file:
+`RATCHET_GATEWAY_PORT=9000` is `port` of `[gateway]`. The file is looked for at
+`RATCHET_CONFIG`, else `ratchet.toml` in the working directory. Each process
+builds one `Settings` in its `__main__` and passes it down; nothing else reads
+the environment. Every key is documented in docs/settings.md (a test compares).
+"""
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from trajectories.errors import SettingsError
+
+
+class Section(BaseModel):
+    """Base of every section: frozen, and an unknown key is an error, not silence."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class RedisSettings(Section):
+    """Where the records are."""
+
+    url: str = Field("redis://127.0.0.1:6379/0", description="Any Redis or Valkey, 6.2 or later")
+    timeout_seconds: float = Field(0.5, gt=0, description="Limit of one command")
+
+
+class GatewaySettings(Section):
+    """The process that serves."""
+
+    host: str = Field("127.0.0.1", description="Address to listen on")
+    port: int = Field(8080, ge=0, le=65535, description="Port to listen on")
+    api_key: str | None = Field(
+        None, description="The key clients must send; unset: anyone who reaches the port may call"
+    )
+    aliases: tuple[str, ...] = Field(
+        ("policy",), description='Model names that mean the current policy version; "*": any name'
+    )
+    max_body_mb: float = Field(32, gt=0, description="Larger request bodies get a 413")
+    shutdown_seconds: int = Field(25, ge=1, description="How long open streams may run on SIGTERM")
+    sticky_seconds: float = Field(
+        3600, gt=0, description="How long an idle trajectory is remembered as bound to a version"
+    )
+    spool_mb: int = Field(10_240, ge=1, description="Disk budget of the write-ahead spool")
+    durability: Literal["best_effort", "required"] = Field(
+        "best_effort",
+        description="What a full spool means: serve and count the loss, or answer 503",
+    )
+
+
+class UpstreamSettings(Section):
+    """The inference engine behind the gateway."""
+
+    url: str = Field("http://127.0.0.1:8000", description="Base address of vLLM, without /v1")
+    replicas: tuple[str, ...] = Field(
+        (), description="Every vLLM address to load adapters into; empty: just `url`"
+    )
+    api_key: str | None = Field(None, description="The key vLLM was started with, if any")
+    base_model: str = Field("base", description="The name vLLM serves the base model under")
+    connect_seconds: float = Field(5, gt=0, description="Limit for opening a connection")
+    first_byte_seconds: float = Field(300, gt=0, description="Limit for the first byte")
+    idle_seconds: float = Field(120, gt=0, description="Limit between two reads of an answer")
+
+    @property
+    def engines(self) -> tuple[str, ...]:
+        """Every engine the swap controller has to keep in step."""
+        return self.replicas or (self.url,)
+
+
+class RewardSettings(Section):
+    """How signals and votes become one number."""
+
+    label_window_seconds: float = Field(
+        600, gt=0, description="A trajectory closes when nothing happened for this long"
+    )
+    air: dict[str, float] = Field(
+        default_factory=dict, description="AIR signal -> reward, overriding the defaults; 0 is off"
+    )
+    air_weight: float = Field(
+        1.0, ge=0, le=1, description="Weight of the sum of AIR rewards in the final reward"
+    )
+    max_share_per_source: float = Field(
+        1.0, gt=0, le=1, description="Largest share of a round's labels from one feedback source"
+    )
+
+
+class TrainerSettings(Section):
+    """When and how a round is trained."""
+
+    algorithm: Literal["grpo", "sft"] = Field("grpo", description="What a round runs")
+    base_model_path: str | None = Field(
+        None, description="Directory or hub name of the base model's weights"
+    )
+    min_trajectories: int = Field(
+        64, ge=1, description="Rewarded, closed trajectories that start a round"
+    )
+    max_trajectories: int = Field(4096, ge=1, description="Most trajectories of one round")
+    interval_seconds: float | None = Field(
+        None, gt=0, description="Also start a round this long after the last, with what there is"
+    )
+    min_per_outcome: int = Field(
+        4, ge=0, description="Least trajectories above and below the mean reward in a round"
+    )
+    max_staleness: int = Field(
+        4, ge=0, description="Oldest policy version trained on, counted back from the current one"
+    )
+    epochs: int = Field(2, ge=1, description="Passes over a round's samples")
+    learning_rate: float = Field(1e-4, gt=0)
+    batch_size: int = Field(16, ge=2, description="Samples of one optimizer step")
+    rank: int = Field(16, ge=1, le=256, description="Rank of the LoRA matrices")
+    alpha: int = Field(32, ge=1, description="LoRA scale, divided by the rank")
+    target_modules: tuple[str, ...] = Field(
+        ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
+        description="Modules that get LoRA matrices",
+    )
+    negative_weight: float = Field(
+        0.25, ge=0, le=1, description="Factor on negative advantages (GRPO)"
+    )
+    shrinkage: float = Field(
+        4.0, ge=0, description="Weight of the batch mean in a task's baseline, in trajectories"
+    )
+    clip_low: float = Field(0.2, gt=0, lt=1)
+    clip_high: float = Field(0.28, gt=0, lt=1)
+    dual_clip: float = Field(1.5, gt=1)
+    off_policy_threshold: float | None = Field(
+        0.2, gt=0, description="Mean per-token KL beyond which a negative sample is masked"
+    )
+    kl_to_base: float = Field(0.0, ge=0, description="Coefficient of the KL to the base model")
+    sft_threshold: float = Field(
+        0.0, ge=-1, le=1, description="SFT learns from trajectories rewarded above this"
+    )
+    max_length: int = Field(4096, ge=16, description="Longest sample, in tokens")
+    dtype: Literal["float32", "bfloat16"] = Field("float32")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto")
+    threads: int = Field(0, ge=0, description="CPU threads of torch; 0 leaves it to torch")
+    seed: int = Field(0, ge=0)
+    probe_tolerance: float = Field(
+        0.0,
+        ge=0,
+        description="Largest served-to-trained logprob difference; 0: 1e-3 float32, 0.3 bfloat16",
+    )
+    drain_seconds: float = Field(
+        120, gt=0, description="Longest wait for running trajectories before a version retires"
+    )
+    shuffle_rewards: bool = Field(
+        False, description="Control experiment: permute the rewards of a round. Never in production"
+    )
+
+
+class EngineSettings(Section):
+    """The vLLM that `ratchet up` starts by itself."""
+
+    serve: bool = Field(False, description="Start vLLM here; false: `upstream.url` runs elsewhere")
+    model: str | None = Field(None, description="Model directory or hub name to serve")
+    max_model_len: int = Field(2048, ge=16)
+    dtype: str = Field("auto")
+    max_lora_rank: int = Field(16, ge=1)
+    arguments: tuple[str, ...] = Field((), description="More arguments for `vllm serve`")
+
+
+class Settings(BaseSettings):
+    """All of it. Frozen; build with `load_settings`."""
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        extra="forbid",
+        env_prefix="RATCHET_",
+        env_nested_delimiter="_",
+        env_nested_max_split=1,
+    )
+
+    data_dir: Path = Field(
+        Path("ratchet-data"), description="Spool, adapters, runs, embedded Redis"
+    )
+    policy: str = Field(
+        "policy", pattern=r"^[a-z0-9][a-z0-9-]{0,31}$", description="Name of the trained policy"
+    )
+    redis: RedisSettings = RedisSettings()
+    gateway: GatewaySettings = GatewaySettings()
+    upstream: UpstreamSettings = UpstreamSettings()
+    rewards: RewardSettings = RewardSettings()
+    trainer: TrainerSettings = TrainerSettings()
+    engine: EngineSettings = EngineSettings()
+
+    @model_validator(mode="after")
+    def _rank_fits_the_engine(self) -> Self:
+        if self.engine.serve and self.trainer.rank > self.engine.max_lora_rank:
+            raise ValueError(
+                f"trainer.rank is {self.trainer.rank} but engine.max_lora_rank is"
+                f" {self.engine.max_lora_rank}: raise the second or lower the first"
+            )
+        return self
+
+    @property
+    def spool_dir(self) -> Path:
+        return self.data_dir / "spool"
+
+    @property
+    def adapters_dir(self) -> Path:
+        return self.data_dir / "adapters"
+
+    @property
+    def runs_dir(self) -> Path:
+        return self.data_dir / "runs"
+
+
+def load_settings(config: Path | None = None, **overrides: Any) -> Settings:
+    """Read the file and the environment; `overrides` win over both, the environment over the file.
+
+    `config` names the file (default: RATCHET_CONFIG, else ratchet.toml if it is
+    there). Raises SettingsError, naming the key and what is wrong with it.
+    """
+    named = config or (
+        Path(os.environ["RATCHET_CONFIG"]) if "RATCHET_CONFIG" in os.environ else None
+    )
+    if named is not None and not named.is_file():
+        raise SettingsError(f"the settings file {named} does not exist")
+    path = named or Path("ratchet.toml")
+    if "REDIS_URL" in os.environ and "RATCHET_REDIS_URL" not in os.environ:
+        # The name that hosting platforms use.
+        overrides.setdefault("redis", {"url": os.environ["REDIS_URL"]})
+    try:
+        return _reading(path)(**overrides)
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"{path} is not valid TOML: {error}") from error
+    except ValidationError as error:
+        lines = [
+            f"{'.'.join(str(part) for part in issue['loc']) or 'settings'}: {issue['msg']}"
+            for issue in error.errors()
+        ]
+        raise SettingsError("wrong settings: " + "; ".join(lines)) from error
+
+
+def _reading(path: Path) -> type[Settings]:
+    """`Settings` with `path` as its file; pydantic-settings binds sources to a class."""
+
+    class FileSettings(Settings):
+        @classmethod
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,
+            env_settings: PydanticBaseSettingsSource,
+            dotenv_settings: PydanticBaseSettingsSource,
+            file_secret_settings: PydanticBaseSettingsSource,
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            file_settings = TomlConfigSettingsSource(settings_cls, path)
+            return init_settings, env_settings, file_settings
+
+    return FileSettings
