@@ -76,9 +76,7 @@ def scoring_job_id(trajectory_ref: str) -> str:
     return derived_id("score", trajectory_ref)
 
 
-def enqueue_scoring(
-    queue: Queue, trajectory_ref: str, *, pipeline: Pipeline | None = None
-) -> None:
+def enqueue_scoring(queue: Queue, trajectory_ref: str, *, pipeline: Pipeline | None = None) -> None:
     """Ask for the rewards of one trajectory (`tenant/trajectory id`)."""
     queue.enqueue(
         SCORE,

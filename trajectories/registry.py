@@ -138,9 +138,7 @@ class Registry:
             if current == version:
                 return versions, current
             stamp = {"promoted_at": time.time()}
-            versions[version] = self._moved(
-                versions, version, VersionState.CURRENT, reason, stamp
-            )
+            versions[version] = self._moved(versions, version, VersionState.CURRENT, reason, stamp)
             versions[current] = self._moved(versions, current, VersionState.DRAINING, reason, {})
             return versions, version
 

@@ -9,6 +9,7 @@ the environment. Every key is documented in docs/settings.md (a test compares).
 
 import os
 import tomllib
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -19,6 +20,7 @@ from pydantic_settings import (
     SettingsConfigDict,
     TomlConfigSettingsSource,
 )
+from pydantic_settings import SettingsError as SourceError
 
 from trajectories.errors import SettingsError
 
@@ -230,8 +232,14 @@ def load_settings(config: Path | None = None, **overrides: Any) -> Settings:
     if "REDIS_URL" in os.environ and "RATCHET_REDIS_URL" not in os.environ:
         # The name that hosting platforms use.
         overrides.setdefault("redis", {"url": os.environ["REDIS_URL"]})
+    _refuse_unknown_variables()
     try:
         return _reading(path)(**overrides)
+    except SourceError as error:
+        raise SettingsError(
+            f"wrong settings: {error} (lists and tables are written as JSON in the environment,"
+            """ such as '["a"]')"""
+        ) from error
     except tomllib.TOMLDecodeError as error:
         raise SettingsError(f"{path} is not valid TOML: {error}") from error
     except ValidationError as error:
@@ -240,6 +248,24 @@ def load_settings(config: Path | None = None, **overrides: Any) -> Settings:
             for issue in error.errors()
         ]
         raise SettingsError("wrong settings: " + "; ".join(lines)) from error
+
+
+def _refuse_unknown_variables() -> None:
+    """A slip in a section's name, such as RATCHET_GATWAY_PORT; pydantic-settings passes it over.
+
+    Names that resemble no section are let be: they may be somebody else's.
+    """
+    names = list(Settings.model_fields)
+    prefixes = tuple(f"RATCHET_{name.upper()}_" for name in names)
+    for variable in sorted(os.environ):
+        if not variable.startswith("RATCHET_") or f"{variable}_".startswith(prefixes):
+            continue
+        rest = variable.removeprefix("RATCHET_").lower()
+        for written in (rest, rest.partition("_")[0]):
+            if meant := get_close_matches(written, names, n=1, cutoff=0.8):
+                raise SettingsError(
+                    f"wrong settings: {variable} is the name of no setting (meant {meant[0]}?)"
+                )
 
 
 def _reading(path: Path) -> type[Settings]:

@@ -19,7 +19,7 @@ from redis import Redis, WatchError
 from trajectories import keys
 from trajectories.model import Feedback, Reward, Trajectory, Transition
 
-COUNTS = ("transitions", "trajectories", "rewarded", "labelled", "feedback")
+COUNTS = ("transitions", "trajectories", "rewarded", "labelled", "feedback", "quarantined")
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,9 +109,7 @@ class Store:
         """
         ref = self.resolve(feedback)
         item_key = keys.feedback(feedback.tenant, feedback.id)
-        if self._redis.set(
-            item_key, feedback.to_json(), ex=keys.FEEDBACK_TTL_SECONDS, nx=True
-        ):
+        if self._redis.set(item_key, feedback.to_json(), ex=keys.FEEDBACK_TTL_SECONDS, nx=True):
             self._redis.hincrby(keys.COUNTS, "feedback", 1)
         if ref is not None:
             self._attach(ref, feedback)
@@ -430,9 +428,7 @@ class Store:
         """Move the totals by the difference to what this trajectory counted for before."""
         before = float(fields[b"reward"]) if b"reward" in fields else None
         pipe.hincrby(keys.COUNTS, "rewarded", (final is not None) - (before is not None))
-        pipe.hincrby(
-            keys.COUNTS, "labelled", int(is_labelled) - int(fields.get(b"labelled", b"0"))
-        )
+        pipe.hincrby(keys.COUNTS, "labelled", int(is_labelled) - int(fields.get(b"labelled", b"0")))
         pipe.hincrbyfloat(keys.COUNTS, "reward_sum", (final or 0.0) - (before or 0.0))
 
     @staticmethod
@@ -448,9 +444,7 @@ class Store:
             return
         is_offered = final is not None and b"closed" in fields and b"used" not in fields
         if is_offered:
-            pipe.zadd(
-                keys.trainable(policy), {str(ref): float(fields.get(b"updated_at", 0))}
-            )
+            pipe.zadd(keys.trainable(policy), {str(ref): float(fields.get(b"updated_at", 0))})
         else:
             pipe.zrem(keys.trainable(policy), str(ref))
 

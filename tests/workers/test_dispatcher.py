@@ -1,0 +1,143 @@
+"""The dispatcher and the reconciler step by step, on a real server."""
+
+import time
+from threading import Event
+from typing import Any
+
+import pytest
+
+from tests.workers.quick_dispatcher import QUICK
+from tests.workers.records import transition, vote
+from tests.workers.redis_server import RedisServer
+from tests.workers.test_processes import REF, ship
+from trajectories import keys
+from trajectories.connection import connect
+from trajectories.queues import reward_queue, scoring_job_id
+from trajectories.settings import Settings
+from trajectories.store import Store
+from workers.dispatcher import Dispatcher, build_dispatcher
+from workers.reconciler import Reconciler
+from workers.timing import Timing
+
+NEVER = Event()
+JOB = scoring_job_id(str(REF))
+
+
+@pytest.fixture
+def client(settings: Settings) -> Any:
+    return connect(settings.redis)
+
+
+def dispatcher(settings: Settings, **changes: Any) -> Dispatcher:
+    return build_dispatcher(settings, Timing(block=0.01, trim_every=0, **changes))
+
+
+def reconciler(client: Any, **changes: Any) -> Reconciler:
+    timing = Timing(debounce=0.0, **changes)
+    return Reconciler(client, Store(client), reward_queue(client), timing)
+
+
+def test_a_burst_on_one_trajectory_costs_one_job(settings: Settings, client: Any) -> None:
+    steps = dispatcher(settings, debounce=0.3)
+    for number in range(5):
+        ship(client, transition(number, content="hi"), first=number + 1)
+        steps.step(NEVER)
+    assert reward_queue(client).count == 0
+    time.sleep(0.35)
+    steps.step(NEVER)
+    assert reward_queue(client).job_ids == [JOB]
+
+
+def test_a_waiting_job_is_not_asked_for_again(client: Any) -> None:
+    Store(client).add_transition(transition(0))
+    asks = reconciler(client, ask_again=-1.0)  # due again at once
+    assert [asks.ask(), asks.ask(), asks.ask()] == [1, 0, 0]
+    assert reward_queue(client).job_ids == [JOB]
+
+
+def test_a_lost_job_is_asked_for_again(client: Any) -> None:
+    Store(client).add_transition(transition(0))
+    asks = reconciler(client, ask_again=-1.0)
+    asks.ask()
+    client.lpop(reward_queue(client).key)  # popped by a worker that died at once
+    assert asks.ask() == 1
+
+
+def test_a_job_that_keeps_failing_is_tried_seldom(client: Any) -> None:
+    Store(client).add_transition(transition(0))
+    asks = reconciler(client, ask_again=-1.0, ask_again_failed=100.0)
+    asks.ask()
+    client.lpop(reward_queue(client).key)
+    client.hset(f"rq:job:{JOB}", "status", "failed")
+    assert [asks.ask(), asks.ask()] == [1, 0]
+    assert client.zscore(keys.SCORING, str(REF)) > time.time() + 90
+
+
+def test_an_idle_trajectory_is_closed_and_scored(settings: Settings, client: Any) -> None:
+    Store(client).add_transition(transition(0))  # long ago, by its own clock
+    dispatcher(settings).step(NEVER)
+    found = Store(client).trajectory(REF)
+    assert found is not None
+    assert found.is_closed
+
+
+def test_entries_another_group_needs_are_not_trimmed(settings: Settings, client: Any) -> None:
+    ship(client, *[transition(number, content="hi") for number in range(4)])
+    stream = keys.traffic("g1")
+    client.xgroup_create(stream, "archivers", id="0")
+    client.xreadgroup("archivers", "a", {stream: ">"}, count=3)
+    client.xack(stream, "archivers", "1-0")
+    steps = dispatcher(settings)
+    steps.step(NEVER)
+    assert [entry for entry, _ in client.xrange(stream)] == [b"2-0", b"3-0", b"4-0"]
+    client.xack(stream, "archivers", "2-0", "3-0")
+    steps.step(NEVER)
+    assert [entry for entry, _ in client.xrange(stream)] == [b"4-0"]
+
+
+def test_many_entries_of_a_dead_dispatcher_are_taken_over(settings: Settings, client: Any) -> None:
+    ship(client, *[transition(number, content="hi") for number in range(450)])
+    steps = dispatcher(settings, reclaim_every=0, reclaim_idle=0.0)
+    stream = keys.traffic("g1")
+    client.xgroup_create(stream, keys.DISPATCHERS, id="0")
+    client.xreadgroup(keys.DISPATCHERS, "dead", {stream: ">"}, count=1000)
+    client.xdel(stream, "7-0")  # trimmed by hand meanwhile
+    steps.step(NEVER)
+    assert Store(client).counts()["transitions"] == 449
+    assert client.xlen(stream) == 0
+
+
+def test_a_gateway_that_appears_later_is_read(settings: Settings, client: Any) -> None:
+    steps = dispatcher(settings, reload_gateways=0)
+    steps.step(NEVER)
+    ship(client, transition(0))
+    steps.step(NEVER)
+    assert Store(client).counts()["transitions"] == 1
+
+
+def test_a_full_redis_is_waited_out(
+    settings: Settings, client: Any, server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    ship(client, transition(0, content="x" * 100_000), vote(1.0, trajectory="traj_a"))
+    stop = _StopAfter(8)
+    client.config_set("maxmemory-policy", "noeviction")
+    client.config_set("maxmemory", "1mb")
+    build_dispatcher(settings, QUICK).run(stop)
+    assert len([line for line in caplog.messages if "Redis is away" in line]) == 1
+    client.config_set("maxmemory", "0")
+    time.sleep(0.6)
+    build_dispatcher(settings, QUICK).step(NEVER)
+    assert Store(client).counts()["transitions"] == 1
+    assert not client.exists(keys.QUARANTINE)
+
+
+class _StopAfter(Event):
+    """An event that is set once it was asked for `turns` times."""
+
+    def __init__(self, turns: int) -> None:
+        super().__init__()
+        self._turns = turns
+
+    def is_set(self) -> bool:
+        self._turns -= 1
+        return self._turns < 0

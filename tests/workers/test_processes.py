@@ -1,0 +1,171 @@
+"""The two processes against a real Redis: what is killed, flushed or poisoned costs no reward."""
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.workers.conftest import Spawn, wait_for
+from tests.workers.records import transition, vote
+from tests.workers.redis_server import RedisServer
+from trajectories import keys
+from trajectories.model import Feedback, Transition, pack_record
+from trajectories.store import Store, TrajectoryRef
+
+HERE = Path(__file__).parent
+QUICK_DISPATCHER = str(HERE / "quick_dispatcher.py")
+SLOW_WORKER = str(HERE / "slow_worker.py")
+REF = TrajectoryRef("default", "traj_a")
+ANSWER = "chatcmpl-traj_a-0"
+
+
+def ship(redis: Any, *records: Transition | Feedback | bytes, first: int = 1) -> None:
+    """Put records on a gateway's stream as its shipper does."""
+    redis.sadd(keys.GATEWAYS, "g1")
+    for sequence, record in enumerate(records, first):
+        payload = record if isinstance(record, bytes) else pack_record(record)
+        redis.xadd(keys.traffic("g1"), {"r": payload}, id=f"{sequence}-0")
+
+
+def reward(server: RedisServer) -> float | None:
+    with server.client() as redis:
+        found = Store(redis).trajectory(REF)
+        return found.reward if found else None
+
+
+def counts(server: RedisServer) -> dict[str, float]:
+    with server.client() as redis:
+        return Store(redis).counts()
+
+
+def test_a_transition_and_a_vote_become_a_reward(server: RedisServer, spawn: Spawn) -> None:
+    spawn("-m", "workers", "dispatcher")
+    spawn("-m", "workers", "worker")
+    with server.client() as redis:
+        ship(redis, vote(0.5, response=ANSWER), transition(0, content="hi"))
+        assert wait_for(lambda: reward(server)) == 0.5
+        assert not redis.zcard(keys.SCORING)
+        wait_for(lambda: redis.xlen(keys.traffic("g1")) == 0)
+    assert counts(server)["labelled"] == 1
+
+
+def test_both_processes_leave_quickly_on_sigterm(server: RedisServer, spawn: Spawn) -> None:
+    processes = [spawn("-m", "workers", name) for name in ("dispatcher", "worker")]
+    with server.client() as redis:
+        wait_for(lambda: redis.scard("rq:workers"))
+    time.sleep(0.5)
+    for process in processes:
+        process.terminate()
+    assert [process.wait(10) for process in processes] == [0, 0]
+
+
+def test_a_worker_finishes_its_job_on_sigterm(
+    server: RedisServer, spawn: Spawn, tmp_path: Path
+) -> None:
+    spawn(QUICK_DISPATCHER)
+    worker = spawn(SLOW_WORKER)
+    with server.client() as redis:
+        ship(redis, transition(0, content="hi"), vote(1.0, response=ANSWER))
+    wait_for((tmp_path / "scoring-now").exists)
+    worker.terminate()
+    (tmp_path / "quick").touch()
+    assert worker.wait(10) == 0
+    assert reward(server) == 1.0
+
+
+def test_a_worker_killed_in_a_job_costs_no_reward_and_doubles_none(
+    server: RedisServer, spawn: Spawn, tmp_path: Path
+) -> None:
+    spawn(QUICK_DISPATCHER)
+    worker = spawn(SLOW_WORKER, "short")
+    with server.client() as redis:
+        ship(redis, transition(0, content="hi"), vote(1.0, response=ANSWER))
+    wait_for((tmp_path / "scoring-now").exists)
+    worker.send_signal(signal.SIGKILL)
+    (tmp_path / "quick").touch()
+    spawn(SLOW_WORKER, "short")
+    assert wait_for(lambda: reward(server)) == 1.0
+    totals = counts(server)
+    assert (totals["rewarded"], totals["labelled"], totals["reward_sum"]) == (1, 1, 1.0)
+    with server.client() as redis:
+        assert redis.hlen(keys.rewards_of("default", "traj_a")) == 1
+
+
+@pytest.mark.skipif(not os.environ.get("SLOW_TESTS"), reason="takes a minute")
+def test_with_the_real_constants_the_reward_is_there_within_75_seconds(
+    server: RedisServer, spawn: Spawn, tmp_path: Path
+) -> None:
+    spawn("-m", "workers", "dispatcher")
+    worker = spawn(SLOW_WORKER)
+    with server.client() as redis:
+        ship(redis, transition(0, content="hi"), vote(1.0, response=ANSWER))
+    wait_for((tmp_path / "scoring-now").exists)
+    worker.send_signal(signal.SIGKILL)
+    spawn("-m", "workers", "worker")
+    assert wait_for(lambda: reward(server), 75) == 1.0
+    assert counts(server)["rewarded"] == 1
+
+
+def test_a_dispatcher_killed_between_effect_and_acknowledgement_doubles_nothing(
+    server: RedisServer, spawn: Spawn
+) -> None:
+    with server.client() as redis:
+        ship(redis, transition(0, content="hi"), transition(1, content="ho"))
+        ship(redis, vote(1.0, response=ANSWER), first=3)
+    assert spawn(QUICK_DISPATCHER, "dying").wait(20) == -signal.SIGKILL
+    assert counts(server)["transitions"] == 2, "the effect came before the kill"
+    spawn(QUICK_DISPATCHER)
+    spawn("-m", "workers", "worker")
+    with server.client() as redis:
+        wait_for(lambda: redis.xlen(keys.traffic("g1")) == 0)
+        assert redis.xpending(keys.traffic("g1"), keys.DISPATCHERS)["pending"] == 0
+    assert wait_for(lambda: reward(server)) == 1.0
+    totals = counts(server)
+    assert (totals["transitions"], totals["trajectories"], totals["feedback"]) == (2, 1, 1)
+
+
+def test_redis_killed_and_started_again_is_waited_out(server: RedisServer, spawn: Spawn) -> None:
+    processes = [spawn(QUICK_DISPATCHER), spawn("-m", "workers", "worker")]
+    with server.client() as redis:
+        ship(redis, transition(0, content="hi"))
+        wait_for(lambda: counts(server)["transitions"] == 1)
+    server.kill()
+    time.sleep(1.0)
+    server.start()
+    with server.client() as redis:
+        ship(redis, vote(-0.5, response=ANSWER), first=2)
+    assert wait_for(lambda: reward(server)) == -0.5
+    assert counts(server)["transitions"] == 1
+    assert [process.poll() for process in processes] == [None, None]
+
+
+def test_a_flushed_redis_gets_its_groups_back(server: RedisServer, spawn: Spawn) -> None:
+    spawn(QUICK_DISPATCHER)
+    with server.client() as redis:
+        ship(redis, transition(0, content="hi"))
+        wait_for(lambda: counts(server)["transitions"] == 1)
+        redis.flushall()
+        time.sleep(0.5)
+        ship(redis, transition(0, content="hi"), transition(1, content="ho"))
+        wait_for(lambda: counts(server)["transitions"] == 2)
+
+
+def test_a_record_that_is_none_is_set_aside_and_the_others_go_on(
+    server: RedisServer, spawn: Spawn
+) -> None:
+    nowhere = vote(1.0, response=ANSWER).model_copy(update={"response_id": None})
+    bad = [b"", b"x{}", b"t{", b"t{}", b"t[1]", b"f\xff", pack_record(nowhere)]
+    process = spawn(QUICK_DISPATCHER)
+    with server.client() as redis:
+        ship(redis, *bad, transition(0, content="hi"))
+        redis.xadd(keys.traffic("g1"), {"other": "field"}, id="99-0")
+        wait_for(lambda: counts(server)["transitions"] == 1)
+        wait_for(lambda: redis.xlen(keys.traffic("g1")) == 0)
+        aside = redis.xrange(keys.QUARANTINE)
+        assert [fields[b"r"] for _, fields in aside] == [*bad, b""]
+        assert all(b"RecordError" in fields[b"reason"] for _, fields in aside)
+        assert counts(server)["quarantined"] == 8
+    assert process.poll() is None

@@ -1,0 +1,48 @@
+"""`python -m workers dispatcher` and `python -m workers worker`: the two scoring processes.
+
+Parses arguments first and imports after, so that `--help` is quick. Settings
+come from `ratchet.toml` and the environment (docs/settings.md).
+"""
+
+import argparse
+import logging
+import signal
+import sys
+from threading import Event
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one process until SIGTERM or Ctrl-C; returns its exit status."""
+    parser = argparse.ArgumentParser(prog="python -m workers", description=__doc__)
+    parser.add_argument(
+        "process",
+        choices=("dispatcher", "worker"),
+        help="dispatcher: streams to the store and the queue. worker: runs reward jobs",
+    )
+    process = parser.parse_args(arguments).process
+
+    from trajectories.errors import SettingsError
+    from trajectories.settings import load_settings
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    stop = Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    try:
+        settings = load_settings()
+        if process == "dispatcher":
+            from workers.dispatcher import build_dispatcher
+
+            build_dispatcher(settings).run(stop)
+        else:
+            from workers.worker import run_worker
+
+            run_worker(settings, stop)
+    except SettingsError as error:
+        logging.getLogger(__name__).error("%s", error)  # noqa: TRY400 - the message says it all
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

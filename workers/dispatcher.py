@@ -1,0 +1,150 @@
+"""The dispatcher: from the traffic streams into the store, and from there to reward jobs.
+
+It reads what gateways shipped, stores it (effect first, acknowledgement
+after), and asks for the scoring of what changed. It computes no reward, and it
+may be killed at any point: a record that was applied but not acknowledged is
+delivered again and changes nothing. Any number of dispatchers may run.
+"""
+
+import logging
+import traceback
+from collections.abc import Sequence
+from threading import Event
+from time import time
+from typing import Any
+
+from redis import Redis
+from redis.exceptions import RedisError
+
+from trajectories import keys
+from trajectories.connection import connect
+from trajectories.model import Transition, unpack_record
+from trajectories.queues import reward_queue
+from trajectories.settings import Settings
+from trajectories.store import Store
+from workers.reconciler import Reconciler
+from workers.timing import Timer, Timing
+from workers.traffic import Entry, Traffic
+
+log = logging.getLogger(__name__)
+
+
+class Dispatcher:
+    """One loop over all streams and the small duties between two reads."""
+
+    def __init__(
+        self,
+        redis: Redis,
+        blocking: Redis,
+        *,
+        label_window_seconds: float,
+        timing: Timing | None = None,
+    ) -> None:
+        timing = timing or Timing()
+        self._redis: Any = redis
+        self._store = Store(redis)
+        self._traffic = Traffic(redis, blocking)
+        queue = reward_queue(redis, timing.job_timeout)
+        self._reconciler = Reconciler(redis, self._store, queue, timing)
+        self._label_window_seconds = label_window_seconds
+        self._timing = timing
+        self._reload = Timer(timing.reload_gateways)
+        self._take_over = Timer(timing.reclaim_every)
+        self._trim = Timer(timing.trim_every)
+        self._close = Timer(timing.close_every)
+        self._expire = Timer(timing.expire_every)
+        self._is_well = True
+
+    def run(self, stop: Event) -> None:
+        """Work until `stop` is set. Redis away is waited out; nothing else ends the loop."""
+        wait = 0.1
+        while not stop.is_set():
+            try:
+                self.step(stop)
+                self._note(None)
+                wait = 0.1
+            except RedisError as error:
+                if str(error).startswith("NOGROUP"):
+                    self._start_over()
+                    continue
+                self._note(error)
+                self._start_over()
+                stop.wait(wait)
+                wait = min(2 * wait, self._timing.longest_wait)
+            except Exception:  # the loop outlives a bug in one step
+                log.exception("dispatcher step failed")
+                stop.wait(self._timing.longest_wait)
+
+    def step(self, stop: Event) -> None:
+        """One turn: read and apply what is there, then whatever is due."""
+        if self._reload.is_due():
+            self._traffic.reload()
+        if self._traffic.streams:
+            self._apply_all(self._traffic.read(self._timing.block))
+        else:
+            stop.wait(self._timing.block)
+        if self._take_over.is_due():
+            for entries in self._traffic.take_over(self._timing.reclaim_idle):
+                self._apply_all(entries)
+        if self._close.is_due():
+            self._store.close_idle(time() - self._label_window_seconds)
+        self._reconciler.ask()
+        if self._trim.is_due():
+            self._traffic.trim()
+        if self._expire.is_due():
+            self._store.expire_pending(time())
+
+    def _apply_all(self, entries: Sequence[Entry]) -> None:
+        for entry in entries:
+            self._apply(entry)
+        self._traffic.acknowledge(entries)
+
+    def _apply(self, entry: Entry) -> None:
+        """The effect of one entry, or its quarantine; raises only when Redis cannot answer."""
+        try:
+            record = unpack_record(entry.payload)
+            if isinstance(record, Transition):
+                self._store.add_transition(record)
+            else:
+                self._store.add_feedback(record)
+        except RedisError:
+            raise
+        except Exception:  # whatever is wrong with one record must not stop the others
+            self._quarantine(entry, traceback.format_exc(limit=-3))
+
+    def _quarantine(self, entry: Entry, reason: str) -> None:
+        """Set a record aside where it can be looked at, and count it."""
+        log.error("record set aside", extra={"stream": entry.stream, "entry": entry.id})
+        pipe = self._redis.pipeline(transaction=True)
+        pipe.xadd(
+            keys.QUARANTINE,
+            {"stream": entry.stream, "id": entry.id, "r": entry.payload, "reason": reason},
+            maxlen=keys.QUARANTINE_KEPT,
+            approximate=False,
+        )
+        pipe.hincrby(keys.COUNTS, "quarantined", 1)
+        pipe.execute()
+
+    def _start_over(self) -> None:
+        """The groups may be gone: join them again before the next read."""
+        self._traffic.forget()
+        self._reload = Timer(self._timing.reload_gateways)
+
+    def _note(self, error: RedisError | None) -> None:
+        """One line when Redis goes, one when it is back."""
+        if error is not None and self._is_well:
+            log.warning("Redis is away, waiting: %s", error)
+        elif error is None and not self._is_well:
+            log.info("Redis is back")
+        self._is_well = error is None
+
+
+def build_dispatcher(settings: Settings, timing: Timing | None = None) -> Dispatcher:
+    """A dispatcher for these settings; does not connect yet."""
+    timing = timing or Timing()
+    return Dispatcher(
+        connect(settings.redis),
+        connect(settings.redis, blocking_seconds=timing.block),
+        label_window_seconds=settings.rewards.label_window_seconds,
+        timing=timing,
+    )

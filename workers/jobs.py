@@ -1,0 +1,83 @@
+"""The reward job: one trajectory's rewards, computed anew from all that is known of it.
+
+It carries a reference and nothing else, may run twice or on two workers at
+once, and has one effect: `put_rewards` accepts only what was computed from the
+current revision. RQ calls a function by its name, so what the function needs
+(settings) is handed to this module once, by `worker.py`, before the first job.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from rq import get_current_job
+
+from trajectories.errors import RatchetError
+from trajectories.settings import RewardSettings
+from trajectories.store import Scorable, Store, TrajectoryRef
+from workers.rewards.air import air_rewards, signal_values
+from workers.rewards.compose import compose
+from workers.rewards.feedback import feedback_rewards
+
+MAX_ATTEMPTS = 20  # a trajectory that changes this often while it is scored is asked for again
+
+
+class NotConfigured(RatchetError):
+    """A reward job runs in a process that is no reward worker."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scorer:
+    """How one process computes rewards: the settings, checked."""
+
+    air_values: Mapping[str, float]
+    air_weight: float
+
+    @classmethod
+    def from_settings(cls, settings: RewardSettings) -> "Scorer":
+        """Raises SettingsError when `[rewards.air]` names no signal or a value out of range."""
+        return cls(signal_values(settings.air), settings.air_weight)
+
+    def score(self, store: Store, ref: TrajectoryRef) -> None:
+        """Compute and store the rewards of `ref`; again while it changes underneath."""
+        for _ in range(MAX_ATTEMPTS):
+            scorable = store.scorable(ref)
+            if scorable is None:
+                store.stop_scoring(ref)
+                return
+            if self._put(store, ref, scorable):
+                return
+        raise RatchetError(f"trajectory {ref} changed {MAX_ATTEMPTS} times while it was scored")
+
+    def _put(self, store: Store, ref: TrajectoryRef, scorable: Scorable) -> bool:
+        trajectory = scorable.trajectory
+        rewards = [
+            *feedback_rewards(trajectory, scorable.feedback),
+            *air_rewards(trajectory, self.air_values),
+        ]
+        outcome = compose(rewards, air_weight=self.air_weight)
+        return store.put_rewards(
+            ref,
+            rewards=rewards,
+            final=outcome.final,
+            is_labelled=outcome.is_labelled,
+            revision=scorable.revision,
+        )
+
+
+_scorers: list[Scorer] = []
+
+
+def use_scorer(scorer: Scorer) -> None:
+    """Compute rewards with `scorer` in this process from now on."""
+    _scorers[:] = [scorer]
+
+
+def score_trajectory(trajectory_ref: str) -> None:
+    """The job. Does nothing when the trajectory was scored since it was asked for."""
+    job = get_current_job()
+    if job is None or not _scorers:
+        raise NotConfigured("score_trajectory runs as a job of `python -m workers worker` only")
+    store = Store(job.connection)
+    ref = TrajectoryRef.parse(trajectory_ref)
+    if store.is_waiting_for_scoring(ref):
+        _scorers[0].score(store, ref)

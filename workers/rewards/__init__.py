@@ -1,0 +1,1 @@
+"""From votes and signals to rewards. Pure functions: no Redis, no clock, no settings object."""

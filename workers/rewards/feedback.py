@@ -1,0 +1,58 @@
+"""Votes to rewards: what clients said, as named floats.
+
+Pure. A later vote of the same identity has already replaced the earlier one in
+the store; here each vote that carries a value becomes one reward, on a
+transition (intermediate) or on the trajectory (final). Which of them count in
+the end is `compose`'s business.
+"""
+
+from collections.abc import Iterable
+
+from trajectories.ids import derived_id
+from trajectories.model import Feedback, FeedbackSource, Reward, Trajectory
+
+PREFIX = "feedback:"
+
+
+def feedback_rewards(trajectory: Trajectory, votes: Iterable[Feedback]) -> list[Reward]:
+    """One reward for each vote with a value, in the order of their ids.
+
+    A vote on a response whose transition has expired is left out: what it was
+    about is gone. The id is made of the vote's own id, so that a changed mind is
+    another reward and a replay is not.
+    """
+    by_response = {
+        transition.response_id: transition.id
+        for transition in trajectory.transitions
+        if transition.response_id is not None
+    }
+    rewards = []
+    for vote in votes:
+        if vote.reward is None:
+            continue
+        transition_id = None
+        if vote.response_id is not None:
+            transition_id = by_response.get(vote.response_id)
+            if transition_id is None:
+                continue
+        source = source_name(vote.source)
+        rewards.append(
+            Reward(
+                id=derived_id("rw", trajectory.id, transition_id or "", vote.name, source, vote.id),
+                trajectory_id=trajectory.id,
+                transition_id=transition_id,
+                name=vote.name,
+                source=source,
+                value=vote.reward,
+                reason=vote.comment or "",
+            )
+        )
+    return sorted(rewards, key=lambda reward: reward.id)
+
+
+def source_name(source: FeedbackSource) -> str:
+    """`feedback:human`, or `feedback:human:reviewer-7` when the source has a name of its own.
+
+    The trainer caps the share of one source in a round, so the name has to survive.
+    """
+    return f"{PREFIX}{source.type}" + ("" if source.id == "default" else f":{source.id}")

@@ -1,0 +1,90 @@
+"""The worker process: RQ's loop, made safe, restarted while Redis comes and goes.
+
+Jobs run in the worker's own process. A fork for each (RQ's default) costs more
+than the job, and would guard against nothing here: jobs are short, pure and
+limited by an alarm; a worker that is killed is started again by its supervisor,
+and its job is found by RQ's registry or by the reconciler, whichever is first.
+"""
+
+import logging
+import signal
+from threading import Event
+from types import FrameType
+from typing import Any
+
+from redis.exceptions import RedisError
+from rq import SimpleWorker
+from rq.job import Job
+from rq.serializers import JSONSerializer
+
+from trajectories.connection import connect
+from trajectories.queues import SafeJob, reward_queue
+from trajectories.settings import Settings
+from workers.jobs import Scorer, use_scorer
+
+log = logging.getLogger(__name__)
+
+WORKER_TTL_SECONDS = 25  # RQ blocks 15 s less than this on its queue
+MAINTENANCE_SECONDS = 5
+HEARTBEAT_MARGIN_SECONDS = 5
+LONGEST_WAIT_SECONDS = 5.0
+
+
+class RewardWorker(SimpleWorker):
+    """RQ's worker without remote commands, and quick to be noticed when it dies."""
+
+    is_stopping = False
+
+    def subscribe(self) -> None:
+        """Nobody commands a worker through Redis: no channel, no thread."""
+
+    def request_stop(self, signum: int, frame: FrameType | None) -> None:
+        """SIGTERM: finish the job at hand, then leave."""
+        self.is_stopping = True
+        super().request_stop(signum, frame)  # type: ignore[no-untyped-call]
+
+    def get_heartbeat_ttl(self, job: Job) -> int:
+        """How long a started job counts as alive: as long as its alarm lets it run."""
+        return int(job.timeout or 0) + HEARTBEAT_MARGIN_SECONDS
+
+
+def run_worker(
+    settings: Settings, stop: Event, *, scorer: Scorer | None = None, is_burst: bool = False
+) -> None:
+    """Run reward jobs until `stop` is set or SIGTERM comes (`is_burst`: until none is left)."""
+    use_scorer(scorer or Scorer.from_settings(settings.rewards))
+    wait = 0.1
+    is_well = True
+    while not stop.is_set():
+        try:
+            worker = build_worker(settings)
+            is_well, wait = True, 0.1
+            worker.work(burst=is_burst, logging_level="WARNING")
+            if worker.is_stopping or is_burst:
+                return
+        except RedisError as error:
+            if is_well:
+                log.warning("Redis is away, waiting: %s", error)
+            is_well = False
+        _stop_on_signals(stop)  # RQ took the signals for itself
+        stop.wait(wait)
+        wait = min(2 * wait, LONGEST_WAIT_SECONDS)
+
+
+def build_worker(settings: Settings) -> RewardWorker:
+    """An RQ worker on the one queue of reward jobs. Connects."""
+    redis = connect(settings.redis)
+    arguments: dict[str, Any] = {
+        "connection": redis,
+        "job_class": SafeJob,
+        "serializer": JSONSerializer,
+        "worker_ttl": WORKER_TTL_SECONDS,
+        "maintenance_interval": MAINTENANCE_SECONDS,
+        "log_job_description": False,
+    }
+    return RewardWorker([reward_queue(redis)], **arguments)
+
+
+def _stop_on_signals(stop: Event) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
