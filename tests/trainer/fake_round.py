@@ -1,0 +1,68 @@
+"""Stands in for `python -m trainer.round`: leaves the same files within a moment, without torch.
+
+An environment variable FAKE_ROUND says how: `ok`, `slow` (ten seconds), `fail`
+(a reason to give up), `crash`, or `nan`.
+"""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from trainer.orphan import die_with
+from trainer.runs import RunDirectory
+
+TENSOR = "base_model.model.model.layers.0.self_attn.q_proj.lora_{}.weight"
+
+
+def write_trained(trained: Path, *, rank: int, seed: int, is_nan: bool = False) -> None:
+    random = np.random.default_rng(seed)
+    weights = {
+        TENSOR.format("A"): random.normal(size=(rank, 8)).astype(np.float32),
+        TENSOR.format("B"): random.normal(size=(8, rank)).astype(np.float32),
+    }
+    if is_nan:
+        weights[TENSOR.format("A")][0, 0] = np.nan
+    trained.mkdir(parents=True, exist_ok=True)
+    save_file(weights, trained / "adapter_model.safetensors")
+    config = {"r": rank, "target_modules": ["q_proj"], "bias": "none", "peft_type": "LORA"}
+    (trained / "adapter_config.json").write_text(json.dumps(config))
+    probe = {
+        "prompt_token_ids": [1, 2],
+        "token_ids": [3, 4],
+        "logprobs": [-1.0 - seed % 7, -2.0],
+        "base_logprobs": [-0.5, -0.6],
+    }
+    (trained / "probe.json").write_text(json.dumps({"dtype": "float32", "probes": [probe]}))
+
+
+def main() -> None:
+    directory = RunDirectory(Path(sys.argv[1]))
+    die_with(int(sys.argv[3]))
+    how = os.environ.get("FAKE_ROUND", "ok")
+    rows = len(directory.samples())
+    with (directory.path / "starts").open("a") as file:
+        file.write(f"{os.getpid()} {rows}\n")
+    if how == "crash":
+        sys.exit("out of memory")
+    if how == "slow":
+        for step in range(200):
+            (directory.path / "progress.json").write_text(json.dumps({"step": step, "total": 200}))
+            time.sleep(0.05)
+    if how == "fail":
+        result = {"is_trained": False, "reason": "training diverged at step 3: loss is nan"}
+    else:
+        seed = sum(directory.path.name.encode())
+        rank = directory.plan().trainer.rank
+        write_trained(directory.trained, rank=rank, seed=seed, is_nan=how == "nan")
+        result = {"is_trained": True, "metrics": {"loss": 0.5}}
+    (directory.path / "result.new").write_text(json.dumps(result))
+    (directory.path / "result.new").replace(directory.path / "result.json")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,101 @@
+"""Advantages: a long-lived baseline per task, each trajectory once, one scale per batch."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.trainer.records import a_sample, a_trajectory
+from trainer.advantage import advantages, subtract_baseline
+from trainer.credit import over_share, shuffle
+from trainer.samples import Sample
+from trajectories.model import Reward
+
+REWARDS = st.lists(st.floats(-1, 1), min_size=2, max_size=20)
+
+
+def plain(samples: list[Sample], *, shrinkage: float = 4.0, weight: float = 1.0) -> list[float]:
+    return advantages(samples, shrinkage=shrinkage, negative_weight=weight)
+
+
+def test_the_baseline_of_a_task_leaves_the_trajectory_itself_out() -> None:
+    keys = dict.fromkeys("abc", ("default", None, "greet"))
+    centred = subtract_baseline({"a": 1.0, "b": 0.0, "c": 0.5}, keys, 0.0)
+    assert centred == {"a": 0.75, "b": -0.75, "c": 0.0}
+
+
+def test_a_task_seen_once_is_held_against_the_rest_of_the_batch() -> None:
+    keys = {"a": ("default", None, "x"), "b": ("default", None, "y"), "c": ("default", None, "y")}
+    centred = subtract_baseline({"a": 1.0, "b": 0.0, "c": 0.0}, keys, 4.0)
+    assert centred["a"] == 1.0
+
+
+def test_a_hard_task_is_not_punished_for_being_hard() -> None:
+    easy = [a_sample(f"e{i}", 1.0 if i else 0.8, task="easy") for i in range(10)]
+    hard = [a_sample(f"h{i}", -0.8 if i else -0.6, task="hard") for i in range(10)]
+    values = plain(easy + hard, shrinkage=0.0)
+    assert values[0] < 0 < values[10], "the best of the hard ones is good, the worst easy one bad"
+
+
+@given(REWARDS, st.floats(-0.5, 0.5))
+def test_shifting_every_reward_changes_nothing(rewards: list[float], shift: float) -> None:
+    before = plain([a_sample(f"t{i}", r / 2) for i, r in enumerate(rewards)])
+    after = plain([a_sample(f"t{i}", r / 2 + shift) for i, r in enumerate(rewards)])
+    spread = max(rewards) - min(rewards)
+    if spread > 1e-3:
+        assert after == pytest.approx(before, abs=1e-4)
+
+
+@given(REWARDS)
+def test_the_batch_has_one_scale(rewards: list[float]) -> None:
+    values = plain([a_sample(f"t{i}", reward) for i, reward in enumerate(rewards)])
+    mean_square = sum(value**2 for value in values) / len(values)
+    assert mean_square == pytest.approx(1.0) or set(values) == {0.0}
+
+
+def test_equal_rewards_teach_nothing() -> None:
+    assert plain([a_sample(f"t{i}", 1.0) for i in range(5)]) == [0.0] * 5
+
+
+def test_a_trajectory_counts_once_however_many_calls_it_has() -> None:
+    short = [a_sample("a", 1.0), a_sample("b", -1.0)]
+    long = [*short, *(a_sample("b", -1.0, id=f"b/{i}") for i in range(9))]
+    assert plain(long)[:2] == pytest.approx(plain(short))
+    assert set(plain(long)[2:]) == {plain(short)[1]}
+
+
+def test_negative_advantages_weigh_less() -> None:
+    samples = [a_sample("a", 1.0), a_sample("b", -1.0)]
+    good, bad = plain(samples, weight=0.25)
+    assert bad == pytest.approx(-0.25 * good)
+
+
+def test_shuffled_rewards_are_the_same_rewards_of_the_same_trajectories() -> None:
+    rewards = {f"t{i}": i / 10 for i in range(10)}
+    shuffled = shuffle(rewards, seed=1)
+    assert sorted(shuffled.values()) == sorted(rewards.values())
+    assert shuffled.keys() == rewards.keys()
+    assert shuffled != rewards
+    assert shuffle(rewards, seed=1) == shuffled, "a resumed round shuffles alike"
+
+
+def test_step_rewards_tell_calls_of_one_trajectory_apart() -> None:
+    samples = [
+        a_sample("a", 1.0, id="a/0", step_reward=-0.5),
+        a_sample("a", 1.0, id="a/1"),
+        a_sample("b", -1.0),
+    ]
+    first, second, _ = advantages(samples, shrinkage=4.0, negative_weight=1.0, step_weight=1.0)
+    assert first < second
+
+
+def test_no_feedback_source_owns_more_than_its_share_of_a_round() -> None:
+    def labelled(name: str, source: str) -> Reward:
+        return Reward(id=name, trajectory_id=name, name="reward", source=source, value=1.0)
+
+    names = [(f"a{i}", "feedback:ann") for i in range(8)] + [
+        (f"b{i}", "feedback:bob") for i in range(2)
+    ]
+    trajectories = [a_trajectory(n, rewards=(labelled(n, source),)) for n, source in names]
+    left = over_share(trajectories, 0.5)
+    assert left == {"a5", "a6", "a7"}, "the oldest stay"
+    assert over_share(trajectories, 1.0) == set()

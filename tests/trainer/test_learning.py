@@ -1,0 +1,352 @@
+"""Learning itself, on a random Qwen3 of a few thousand weights: signs, masks, moments, resuming."""
+
+import inspect
+import random
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.trainer.records import a_sample
+from trainer.durable import write_atomic
+from trainer.runs import BATCH, PLAN, Plan, RunDirectory
+from trainer.samples import Sample
+from trajectories.resources import ProbeSet
+from trajectories.settings import TrainerSettings
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("trl")
+pytestmark = pytest.mark.filterwarnings("ignore")  # the training stack's own
+
+with warnings.catch_warnings():  # TRL warns of each vLLM it was not tested with
+    warnings.simplefilter("ignore")
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import (
+        AutoModelForCausalLM,
+        PreTrainedTokenizerFast,
+        Qwen3Config,
+        Qwen3ForCausalLM,
+        TrainerCallback,
+    )
+    from trl import GRPOTrainer
+
+    from trainer.grpo import EachRowOnce, LoggedGRPOTrainer, make_grpo_trainer, micro_batch
+    from trainer.policy import (
+        TrainingError,
+        load_policy,
+        logprobs_of,
+        make_optimizer,
+        save_policy,
+    )
+    from trainer.round import check_gap, last_checkpoint, train
+    from trainer.sft import row_of
+
+VOCABULARY = 64
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("base")
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    config = Qwen3Config(
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=16,
+        max_position_embeddings=128,
+        initializer_range=0.2,
+        bos_token_id=None,
+        eos_token_id=1,
+        pad_token_id=0,
+    )
+    Qwen3ForCausalLM(config).save_pretrained(path)
+    words = Tokenizer(models.WordLevel({str(i): i for i in range(VOCABULARY)}, unk_token="0"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=words, eos_token="1", pad_token="0").save_pretrained(
+        path
+    )
+    return path
+
+
+@pytest.fixture(scope="module")
+def samples(base: Path) -> list[Sample]:
+    """Answers of the base with its own logprobs; those that start with an even token are good."""
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    chance = random.Random(0)
+    rows = []
+    for number in range(16):
+        prompt = tuple(chance.randrange(2, VOCABULARY) for _ in range(chance.randrange(2, 6)))
+        tokens = tuple(chance.randrange(2, VOCABULARY) for _ in range(chance.randrange(2, 5)))
+        rows.append(
+            a_sample(
+                f"default/t{number}",
+                1.0 if number % 2 else -1.0,
+                prompt_token_ids=prompt,
+                token_ids=tokens,
+                logprobs=tuple(logprobs_of(model, prompt, tokens)),
+            )
+        )
+    return rows
+
+
+def a_plan(base: Path, algorithm: str = "grpo", **trainer: Any) -> Plan:
+    fields: dict[str, Any] = {
+        "rank": 4,
+        "alpha": 8,
+        "batch_size": 8,
+        "learning_rate": 1e-2,
+        "threads": 1,
+        "device": "cpu",
+        **trainer,
+    }
+    return Plan(
+        run_id="run_1",
+        policy="policy",
+        algorithm=algorithm,
+        base_path=str(base),
+        parent=0,
+        parent_path=None,
+        optimizer_path=None,
+        trainer=TrainerSettings(**fields),
+        refs=(),
+    )
+
+
+def a_run(path: Path, plan: Plan, samples: list[Sample]) -> RunDirectory:
+    path.mkdir(exist_ok=True)
+    write_atomic(path / PLAN, plan.to_json())
+    write_atomic(path / BATCH, b"".join(sample.to_json() + b"\n" for sample in samples))
+    return RunDirectory(path)
+
+
+def mean_logprob(model: Any, samples: list[Sample]) -> float:
+    values = [
+        value for s in samples for value in logprobs_of(model, s.prompt_token_ids, s.token_ids)
+    ]
+    return sum(values) / len(values)
+
+
+def grpo(model: Any, tokenizer: Any, samples: list[Sample], path: Path, **changes: Any) -> Any:
+    settings = a_plan(path, **changes).trainer
+    return make_grpo_trainer(
+        model,
+        tokenizer,
+        samples=samples,
+        advantages=[sample.reward for sample in samples],
+        settings=settings,
+        output=path,
+        optimizer=make_optimizer(model, settings, None),
+        callbacks=[],
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("_get_train_sampler", ["self", "dataset"]),
+        ("_generate_and_score_completions", ["self", "inputs"]),
+        (
+            "_get_per_token_logps_and_entropies",
+            ["self", "model", "input_ids", "attention_mask", "logits_to_keep", "batch_size"],
+        ),
+        ("_compute_loss", ["self", "model", "inputs"]),
+    ],
+)
+def test_trl_still_has_the_methods_that_are_overridden_or_called(
+    name: str, parameters: list[str]
+) -> None:
+    found = list(inspect.signature(getattr(GRPOTrainer, name)).parameters)
+    assert found[: len(parameters)] == parameters
+
+
+def test_grpo_raises_good_answers_and_lowers_bad_ones(
+    base: Path, samples: list[Sample], tmp_path: Path
+) -> None:
+    model, tokenizer = load_policy(a_plan(base))
+    good = [s for s in samples if s.reward > 0]
+    bad = [s for s in samples if s.reward < 0]
+    before = mean_logprob(model, good), mean_logprob(model, bad)
+    grpo(model, tokenizer, samples, tmp_path).train()
+    assert mean_logprob(model, good) > before[0] + 0.1
+    assert mean_logprob(model, bad) < before[1] - 0.01
+
+
+def test_the_first_gradient_is_the_policy_gradient_of_the_recorded_answers(
+    base: Path, samples: list[Sample], tmp_path: Path
+) -> None:
+    """At ratio 1 the clipped loss has the gradient of -sum(A * logp) / tokens (learning.md 2)."""
+    model, tokenizer = load_policy(a_plan(base))
+    trainer = grpo(model, tokenizer, samples, tmp_path)
+    rows = [trainer.train_dataset[i] for i in range(len(samples))]
+    batch = trainer._generate_and_score_completions(rows)
+    trainer.current_gradient_accumulation_steps = 1
+    model.train()
+    trainer._compute_loss(model, batch).backward()
+    found = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    tokens = sum(len(sample.token_ids) for sample in samples)
+    for sample in samples:
+        ids = torch.tensor([[*sample.prompt_token_ids, *sample.token_ids]])
+        logits = model(input_ids=ids).logits[0, len(sample.prompt_token_ids) - 1 : -1]
+        chosen = logits.log_softmax(-1).gather(1, torch.tensor(sample.token_ids)[:, None])
+        (-sample.reward * chosen.sum() / tokens).backward()
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            torch.testing.assert_close(found[name], parameter.grad, rtol=1e-3, atol=1e-6)
+
+
+def test_rows_far_off_policy_are_clipped_away(
+    base: Path, samples: list[Sample], tmp_path: Path
+) -> None:
+    model, tokenizer = load_policy(a_plan(base))
+    stale = [
+        s.model_copy(update={"logprobs": tuple(value - 5 * s.reward for value in s.logprobs)})
+        for s in samples
+    ]
+    trainer = grpo(model, tokenizer, stale, tmp_path)
+    batch = trainer._generate_and_score_completions([trainer.train_dataset[i] for i in range(16)])
+    trainer.current_gradient_accumulation_steps = 1
+    model.train()
+    trainer._compute_loss(model, batch).backward()
+    assert all(not p.grad.any() for p in model.parameters() if p.grad is not None)
+
+
+def test_a_kl_to_the_base_holds_the_policy_back(
+    base: Path, samples: list[Sample], tmp_path: Path
+) -> None:
+    drifts = []
+    for kl in (0.0, 20.0):
+        model, tokenizer = load_policy(a_plan(base))
+        before = mean_logprob(model, samples[1::2])
+        grpo(model, tokenizer, samples, tmp_path / str(kl), kl_to_base=kl).train()
+        assert "ref" not in model.peft_config, "the anchor is the base, not a copy of the adapter"
+        drifts.append(abs(mean_logprob(model, samples[1::2]) - before))
+    assert drifts[1] < 0.5 * drifts[0]
+
+
+def test_every_row_is_seen_once_per_epoch_in_an_order_that_repeats() -> None:
+    sampler = EachRowOnce(10, multiple=1, seed=3)
+    first = list(sampler)
+    sampler.set_epoch(1)
+    second = list(sampler)
+    assert sorted(first) == sorted(second) == list(range(10))
+    assert first != second
+    sampler.set_epoch(0)
+    assert list(sampler) == first, "a resumed epoch has the same order"
+    assert len(list(EachRowOnce(10, multiple=4, seed=3))) == 8
+
+
+def test_a_long_batch_is_cut_into_equal_passes() -> None:
+    assert micro_batch(16, 100) == 16
+    assert micro_batch(16, 4096) == 2
+    assert micro_batch(12, 2500) == 3
+    assert micro_batch(7, 4096) == 1
+
+
+def test_sft_rows_carry_loss_on_the_whole_answer_and_nothing_else() -> None:
+    row = row_of(a_sample("t", 1.0, prompt_token_ids=(5, 6), token_ids=(7, 8, 1)))
+    assert row == {"input_ids": [5, 6, 7, 8, 1], "labels": [-100, -100, 7, 8, 1]}
+
+
+@pytest.mark.parametrize("algorithm", ["grpo", "sft"])
+def test_a_round_leaves_weights_probes_and_moments(
+    algorithm: str, base: Path, samples: list[Sample], tmp_path: Path
+) -> None:
+    rows = samples if algorithm == "grpo" else samples[1::2]
+    directory = a_run(tmp_path / "run", a_plan(base, algorithm), rows)
+    metrics = train(directory)
+    assert metrics["behaviour_gap"] < 1e-4
+    assert metrics["steps"] == (4 if algorithm == "grpo" else 2)
+    probes = ProbeSet.from_json((directory.trained / "probe.json").read_bytes())
+    shown = [
+        abs(a - b) for p in probes.probes for a, b in zip(p.logprobs, p.base_logprobs, strict=True)
+    ]
+    assert max(shown) > 0.01
+    assert {path.name for path in directory.trained.iterdir()} == {
+        "adapter_model.safetensors",
+        "adapter_config.json",
+        "probe.json",
+        "optimizer.pt",
+    }
+    child = a_plan(base, algorithm).model_copy(
+        update={
+            "parent": 1,
+            "parent_path": str(directory.trained),
+            "optimizer_path": str(directory.trained / "optimizer.pt"),
+        }
+    )
+    model, _ = load_policy(child)
+    again = [logprobs_of(model, p.prompt_token_ids, p.token_ids) for p in probes.probes]
+    assert again == [pytest.approx(p.logprobs, abs=1e-5) for p in probes.probes]
+    optimizer = make_optimizer(model, child.trainer, child.optimizer_path)
+    steps = {int(state["step"]) for state in optimizer.state_dict()["state"].values()}
+    assert steps == {int(metrics["steps"])}, "Adam's moments go on from round to round"
+
+
+def test_a_round_killed_in_the_middle_ends_where_an_unbroken_one_does(
+    base: Path, samples: list[Sample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    class KillAt(TrainerCallback):  # type: ignore[misc]
+        def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if state.global_step == 2:
+                raise Killed
+
+    whole = a_run(tmp_path / "whole", a_plan(base), samples)
+    train(whole)
+    broken = a_run(tmp_path / "broken", a_plan(base), samples)
+    monkeypatch.setattr("trainer.round.Divergence", KillAt)
+    with pytest.raises(Killed):
+        train(broken)
+    monkeypatch.undo()
+    assert last_checkpoint(broken.path / "checkpoints") is not None
+    assert train(broken)["steps"] == 4
+    probes = [ProbeSet.from_json((d.trained / "probe.json").read_bytes()) for d in (whole, broken)]
+    for one, other in zip(probes[0].probes, probes[1].probes, strict=True):
+        assert one.logprobs == pytest.approx(other.logprobs, abs=1e-4)
+
+
+def test_a_log_that_was_tokenised_again_fails_the_round(
+    base: Path, samples: list[Sample], tmp_path: Path
+) -> None:
+    foreign = [s.model_copy(update={"token_ids": (9, *s.token_ids[1:])}) for s in samples]
+    with pytest.raises(TrainingError, match="differ from the recorded ones"):
+        train(a_run(tmp_path / "run", a_plan(base), foreign))
+
+
+def test_the_gap_is_judged_by_the_largest_in_float32_and_the_mean_in_bfloat16() -> None:
+    assert check_gap([1e-6, 5e-4], "float32", 0.0) == 5e-4
+    with pytest.raises(TrainingError):
+        check_gap([0.0] * 999 + [0.01], "float32", 0.0)
+    assert check_gap([0.0] * 999 + [1.0], "bfloat16", 0.0) == 1.0
+    assert check_gap([], "float32", 0.0) == 0.0
+
+
+def test_a_loss_that_is_nan_fails_the_round(
+    base: Path, samples: list[Sample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(self: Any, model: Any, inputs: Any) -> Any:
+        return sum(p.sum() for p in model.parameters() if p.requires_grad) * float("nan")
+
+    monkeypatch.setattr(LoggedGRPOTrainer, "_compute_loss", broken)
+    with pytest.raises(TrainingError, match="training diverged at step 1: loss is nan"):
+        train(a_run(tmp_path / "run", a_plan(base), samples))
+
+
+def test_an_adapter_of_another_rank_is_not_trained_on(
+    base: Path, samples: list[Sample], tmp_path: Path
+) -> None:
+    plan = a_plan(base)
+    model, _ = load_policy(plan)
+    optimizer = make_optimizer(model, plan.trainer, None)
+    save_policy(tmp_path / "v1", model=model, samples=samples, optimizer=optimizer, dtype="float32")
+    other = a_plan(base, rank=8).model_copy(update={"parent_path": str(tmp_path / "v1")})
+    with pytest.raises(TrainingError, match="set them back, or roll back to version 0"):
+        load_policy(other)

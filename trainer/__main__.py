@@ -1,0 +1,67 @@
+"""The trainer's process: `python -m trainer [--once [--force]]`.
+
+Exit status: 0 done or stopped, 1 the round failed, 2 wrong settings, 3 too
+little to learn from (--once), 4 another trainer holds the lease.
+"""
+
+import argparse
+import logging
+import os
+import signal
+import sys
+import threading
+
+
+def main() -> int:
+    """Parse, then import, then run until a signal."""
+    parser = argparse.ArgumentParser(prog="trainer", description="Learn from recorded traffic")
+    parser.add_argument("--once", action="store_true", help="one round now, then exit")
+    parser.add_argument("--force", action="store_true", help="with --once: however little there is")
+    arguments = parser.parse_args()
+
+    from trainer.lease import LeaseHeld, LeaseLost
+    from trainer.loop import Loop
+    from trainer.once import run_once
+    from trainer.phases import find_base
+    from trainer.training import Training
+    from trajectories.connection import RedisError, connect
+    from trajectories.errors import SettingsError
+    from trajectories.settings import load_settings
+
+    level = logging.WARNING if arguments.once else logging.INFO
+    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("httpx2").setLevel(logging.WARNING)
+    logger = logging.getLogger("trainer")
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    try:
+        settings = load_settings()
+        base = find_base(settings)
+        training = Training(environment=training_environment())
+        with Loop(settings, redis=connect(settings.redis), base=base, training=training) as loop:
+            if arguments.once:
+                return run_once(loop, stop, force=arguments.force)
+            loop.run(stop)
+    except SettingsError as error:
+        logger.critical("%s", error)
+        return 2
+    except (LeaseHeld, LeaseLost) as error:
+        logger.critical("%s", error)
+        return 4
+    except RedisError as error:
+        logger.critical("Redis cannot be reached: %s", error)
+        return 1
+    return 0
+
+
+def training_environment() -> dict[str, str]:
+    """The environment of the training process: no network, one GPU unless launched otherwise."""
+    environment = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", **os.environ}
+    if "WORLD_SIZE" not in environment:  # TRL refuses several visible GPUs in one process
+        environment.setdefault("CUDA_VISIBLE_DEVICES", "0")
+    return environment
+
+
+if __name__ == "__main__":
+    sys.exit(main())

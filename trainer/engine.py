@@ -1,0 +1,132 @@
+"""One vLLM, as the swap controller sees it: five routes over HTTP.
+
+Only the trainer calls these; the gateway never forwards to them. An engine
+that cannot be reached is told apart from one that says no: the first is
+waited for, the second rejects the adapter.
+"""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Self
+
+import httpx2
+
+from trajectories.errors import EngineError
+
+CONNECT_SECONDS = 5.0
+READ_SECONDS = 60.0
+PROBES_AT_ONCE = 4
+
+
+class EngineUnavailable(EngineError):
+    """The engine does not answer, or not sensibly: try again later."""
+
+
+class Engine:
+    """A synchronous client of one engine. Close it, or use it as a context manager."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        api_key: str | None = None,
+        transport: httpx2.BaseTransport | None = None,
+    ) -> None:
+        self.url = url.rstrip("/")
+        headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
+        self._client = httpx2.Client(
+            base_url=self.url,
+            headers=headers,
+            timeout=httpx2.Timeout(READ_SECONDS, connect=CONNECT_SECONDS),
+            transport=transport,
+            trust_env=False,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the connections back."""
+        self._client.close()
+
+    def is_healthy(self) -> bool:
+        """Whether the engine says that it can serve."""
+        try:
+            return self._client.get("/health", timeout=CONNECT_SECONDS).is_success
+        except httpx2.HTTPError:
+            return False
+
+    def models(self) -> set[str]:
+        """The names it serves: the base model and every loaded adapter."""
+        answer = self._call("GET", "/v1/models")
+        return {str(model["id"]) for model in answer["data"]}
+
+    def load(self, name: str, path: str) -> None:
+        """Load an adapter under a name that was never used; one already there is left alone."""
+        if name not in self.models():
+            body = {"lora_name": name, "lora_path": path}
+            self._call("POST", "/v1/load_lora_adapter", body)
+
+    def unload(self, name: str) -> None:
+        """Unload an adapter; one that is not there is no error."""
+        if name in self.models():
+            self._call("POST", "/v1/unload_lora_adapter", {"lora_name": name})
+
+    def logprobs(
+        self, model: str, prompt_token_ids: Sequence[int], token_ids: Sequence[int]
+    ) -> tuple[float, ...]:
+        """What `model` gives `token_ids` after the prompt: raw logprobs in nats.
+
+        One request a token, in which no other token is allowed: raw logprobs
+        are taken before that mask. The one-request way, `prompt_logprobs`, is
+        not safe here: under an adapter it kills vLLM 0.32 as soon as another
+        request is in the same batch.
+        """
+        sequence = [*prompt_token_ids, *token_ids]
+        starts = range(len(prompt_token_ids), len(sequence))
+        with ThreadPoolExecutor(PROBES_AT_ONCE) as pool:
+            return tuple(
+                pool.map(lambda end: self._logprob(model, sequence[:end], sequence[end]), starts)
+            )
+
+    def _logprob(self, model: str, prompt_token_ids: Sequence[int], token_id: int) -> float:
+        body = {
+            "model": model,
+            "prompt": prompt_token_ids,
+            "allowed_token_ids": [token_id],
+            "ignore_eos": True,
+            "max_tokens": 1,
+            "temperature": 1.0,
+            "logprobs": 1,
+        }
+        answer = self._call("POST", "/v1/completions", body)
+        try:
+            return float(answer["choices"][0]["logprobs"]["token_logprobs"][0])
+        except (KeyError, IndexError, TypeError) as error:
+            raise EngineError(f"{self.url} gave no logprob of a token: is it vLLM?") from error
+
+    def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+        """One request. Raises EngineUnavailable when it is down, EngineError when it says no."""
+        try:
+            response = self._client.request(method, path, json=body)
+        except httpx2.HTTPError as error:
+            raise EngineUnavailable(f"{self.url} does not answer: {error!r}") from error
+        if response.is_success:
+            is_json = "json" in response.headers.get("content-type", "")
+            return response.json() if is_json else response.text
+        message = f"{self.url}{path} answered {response.status_code}: {_reason(response)}"
+        if response.status_code in (401, 403, 429, 502, 503, 504) or not self.is_healthy():
+            raise EngineUnavailable(message)
+        raise EngineError(message)
+
+
+def _reason(response: httpx2.Response) -> str:
+    try:
+        body = response.json()
+        error = body.get("error", body) if isinstance(body, dict) else body
+        return str(error.get("message", error) if isinstance(error, dict) else error)[:500]
+    except ValueError:
+        return response.text[:500]

@@ -1,0 +1,351 @@
+"""The outer loop: one trainer, one policy, one run at a time, for ever.
+
+Each cycle: the engines are brought in step with the registry, an unfinished
+run goes one phase on, versions that nobody uses leave, a trigger is served,
+and a round is started when there is enough to learn from. Everything it knows
+is in Redis and in the run directories, so that it can be killed anywhere.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import orjson
+from redis import Redis, RedisError
+
+from trainer import status
+from trainer.batching import Demand, Lack, demand
+from trainer.engine import Engine, EngineUnavailable
+from trainer.gate import Expected
+from trainer.lease import Lease, LeaseLost
+from trainer.phases import Base, Phases
+from trainer.publish import Reached
+from trainer.runs import Phase, Run, RunDirectory, all_runs, announce, sweep
+from trainer.status import Board, Pulse
+from trainer.swap import Swap
+from trainer.training import Training
+from trajectories import keys
+from trajectories.errors import RatchetError
+from trajectories.ids import new_id
+from trajectories.registry import Registry
+from trajectories.settings import Settings
+from trajectories.store import Store
+
+logger = logging.getLogger(__name__)
+
+TICK_SECONDS = 0.5
+RECONCILE_SECONDS = 2.0
+FIRST_BACKOFF_SECONDS = 1.0
+LONGEST_BACKOFF_SECONDS = 30.0
+LACK_SECONDS = 5.0  # how long a batch that was too small is not looked at again
+PAUSE_SECONDS = 60.0  # after a failed run; doubled for each further one
+LONGEST_PAUSE_SECONDS = 3600.0
+
+_STATES = {
+    Phase.COLLECTED: status.TRAINING,
+    Phase.TRAINED: status.PUBLISHING,
+    Phase.PUBLISHED: status.PROMOTING,
+    Phase.LOADED: status.PROMOTING,
+    Phase.PROBED: status.PROMOTING,
+}
+
+
+def _nothing(_: str) -> None:
+    """The default of `reached`: tests put a crash there."""
+
+
+class Loop:
+    """The trainer. Use as a context manager: it holds the lease while entered."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        redis: Redis,
+        base: Base,
+        training: Training | None = None,
+        reached: Reached = _nothing,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._settings = settings
+        self._redis = redis
+        self._clock = clock
+        self._store = Store(redis)
+        self._registry = Registry(redis, settings.policy, settings.upstream.base_model)
+        self._lease = Lease(redis, settings.policy)
+        self._engines = [
+            Engine(url, api_key=settings.upstream.api_key) for url in settings.upstream.engines
+        ]
+        self._swap = Swap(
+            self._engines,
+            self._registry,
+            expected=Expected(settings.upstream.base_model, base.sha256),
+            drain_seconds=settings.trainer.drain_seconds,
+            clock=clock,
+        )
+        self._training = training or Training()
+        self._phases = Phases(
+            settings,
+            store=self._store,
+            registry=self._registry,
+            swap=self._swap,
+            training=self._training,
+            base=base,
+            guard=self._lease.check,
+            reached=reached,
+        )
+        self.board = Board()
+        self._pulse = Pulse(
+            redis,
+            settings.policy,
+            board=self.board,
+            lease=self._lease,
+            needed=settings.trainer.min_trajectories,
+        )
+        self._directory: RunDirectory | None = None
+        self._run: Run | None = None
+        self._backoff_seconds = 0.0
+        self._retry_at = float("-inf")
+        self._reconcile_at = float("-inf")
+        self._look_at = float("-inf")
+        self._paused_until = float("-inf")
+        self._failures = 0
+        self._round_at = clock()
+
+    def __enter__(self) -> "Loop":
+        self._lease.acquire()
+        try:
+            self._resume()
+        except BaseException:
+            self._lease.release()
+            raise
+        self._pulse.__enter__()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._training.stop()
+        self._pulse.__exit__()
+        for engine in self._engines:
+            engine.close()
+        try:
+            self._lease.check()
+            self._pulse.publish()  # where it stands, for those who look right after the end
+            self._lease.release()
+        except (LeaseLost, RedisError) as error:
+            logger.warning("the last status was not stored: %s", error)
+
+    def run(self, stop: threading.Event) -> None:
+        """Cycle until `stop` is set. Raises LeaseLost, and nothing else."""
+        while not stop.is_set():
+            self.guarded_cycle()
+            stop.wait(TICK_SECONDS)
+
+    def run_once(self, stop: threading.Event, *, force: bool = False) -> Run | None:
+        """One round to its end: an unfinished one, else a new one. None when stopped.
+
+        Raises NotEnoughRewards when there is too little to learn from.
+        """
+        if self._run is None:
+            wanted = demand(self._settings, force=force)
+            self._begin(new_id("run"), self._settings.trainer.algorithm, wanted)
+        assert self._run is not None
+        run_id = self._run.run_id
+        while not stop.is_set():
+            self.guarded_cycle(is_starting=False)
+            last = self.board.last_run
+            if self._run is None and last is not None and last.run_id == run_id:
+                return last
+            stop.wait(TICK_SECONDS)
+        return None
+
+    def guarded_cycle(self, *, is_starting: bool = True) -> None:
+        """One cycle that outlives everything but a lost lease."""
+        if self._clock() < self._retry_at:
+            return
+        try:
+            self.cycle(is_starting=is_starting)
+            if self._backoff_seconds:
+                self._backoff_seconds, self.board.note = 0.0, ""
+        except LeaseLost:
+            raise
+        except (EngineUnavailable, RedisError) as error:
+            self._wait(str(error))
+        except Exception as error:  # the trainer outlives one bad cycle; the run stays in its phase
+            logger.exception("a cycle failed")
+            self._wait(f"{type(error).__name__}: {error}")
+
+    def cycle(self, *, is_starting: bool = True) -> None:
+        """Reconcile, go on with the run, retire, serve a trigger, start a round."""
+        self._lease.check()
+        if self._clock() >= self._reconcile_at:
+            self._reconcile_at = self._clock() + RECONCILE_SECONDS
+            self.board.trouble = "; ".join(self._swap.reconcile())
+        self._swap.retire()
+        if is_starting:
+            self._serve_trigger()
+        if self._run is not None:
+            self._advance()
+        elif is_starting:
+            self._start_if_due()
+        self._show()
+
+    # -- the run -------------------------------------------------------------------
+
+    def _resume(self) -> None:
+        """Find what a kill left: rubbish, an unannounced end, an unfinished run."""
+        self._settings.runs_dir.mkdir(parents=True, exist_ok=True)
+        sweep(self._settings.runs_dir)
+        for directory in all_runs(self._settings.runs_dir):
+            run = directory.read()
+            if run.policy != self._settings.policy:
+                continue
+            if run.is_finished:
+                self.board.last_run = run
+                continue
+            self._phases.resume(directory)
+            self._set_run(directory, run)
+        if self.board.last_run is not None:
+            announce(self._redis, self.board.last_run)
+
+    def _begin(self, run_id: str, algorithm: str, wanted: Demand) -> None:
+        directory, run = self._phases.collect(run_id, algorithm, wanted)
+        logger.info(
+            "a round starts: %d trajectories, %d samples",
+            run.trajectories,
+            run.samples,
+            extra={"run": run_id},
+        )
+        self._round_at = self._clock()
+        self.board.note = ""
+        self._set_run(directory, run)
+
+    def _advance(self) -> None:
+        assert self._directory is not None
+        assert self._run is not None
+        run = self._phases.advance(self._directory, self._run)
+        self._set_run(self._directory, run)
+        if not run.is_finished:
+            return
+        announce(self._redis, run)
+        logger.info("the run ended: %s %s", run.phase.value, run.reason, extra={"run": run.run_id})
+        self.board.last_run = run
+        self._directory = self._run = self.board.run = self.board.run_path = None
+        self._pause_after(run)
+
+    def _set_run(self, directory: RunDirectory, run: Run) -> None:
+        self._directory, self._run = directory, run
+        self.board.run, self.board.run_path = run, directory.path
+        self.board.state = _STATES.get(run.phase, status.COLLECTING)
+
+    def _pause_after(self, run: Run) -> None:
+        """Failed runs use up trajectories: do not burn them at full speed."""
+        if run.phase is not Phase.FAILED:
+            self._failures = 0
+            return
+        pause = min(LONGEST_PAUSE_SECONDS, PAUSE_SECONDS * 2**self._failures)
+        self._failures += 1
+        self._paused_until = self._clock() + pause
+
+    # -- what starts a round -------------------------------------------------------
+
+    def _serve_trigger(self) -> None:
+        """Do what was asked by hand, then take the request away."""
+        name = keys.trigger(self._settings.policy)
+        raw = self._redis.get(name)
+        if raw is None:
+            return
+        try:
+            asked = orjson.loads(raw)
+            if "roll_back" in asked:
+                self._swap.roll_back(int(asked["roll_back"]))
+            elif self._run is not None:
+                if self._run.run_id != asked.get("run_id"):
+                    return  # one run at a time: it stays until this one has ended
+            else:
+                self._begin_triggered(asked)
+        except (orjson.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+            logger.warning("a trigger that cannot be read was dropped: %s", error)
+        except EngineUnavailable:
+            raise  # stays, and is tried again
+        except RatchetError as error:
+            logger.warning("a trigger was refused: %s", error)
+            self.board.note = str(error)
+        if self._redis.get(name) == raw:
+            self._redis.delete(name)
+
+    def _begin_triggered(self, asked: dict[str, Any]) -> None:
+        run_id = str(asked.get("run_id") or new_id("run"))
+        algorithm = str(asked.get("algo") or self._settings.trainer.algorithm)
+        if algorithm not in ("grpo", "sft"):
+            raise ValueError(f"unknown algorithm {algorithm!r}")
+        if not run_id.replace("_", "").replace("-", "").isalnum():
+            raise ValueError(f"run id {run_id!r} is not a plain name")
+        if (self._settings.runs_dir / run_id / "run.json").exists():
+            return  # served before a kill
+        try:
+            self._begin(run_id, algorithm, demand(self._settings, force=bool(asked.get("force"))))
+        except Lack as error:
+            self._announce_refusal(run_id, algorithm, str(error))
+            raise
+
+    def _announce_refusal(self, run_id: str, algorithm: str, reason: str) -> None:
+        now = time.time()
+        refused = Run(
+            run_id=run_id,
+            policy=self._settings.policy,
+            algorithm=algorithm,
+            phase=Phase.FAILED,
+            started_at=now,
+            updated_at=now,
+            parent=self._registry.snapshot().current,
+            reason=reason,
+        )
+        announce(self._redis, refused)
+
+    def _start_if_due(self) -> None:
+        """Start a round when enough has come together, or the interval is over."""
+        now, interval = self._clock(), self._settings.trainer.interval_seconds
+        if now < self._paused_until:
+            return
+        count = self._store.count_trainable(self._settings.policy)
+        is_due = interval is not None and now >= self._round_at + interval
+        if count < self._settings.trainer.min_trajectories and not (is_due and count):
+            return
+        if now < self._look_at:
+            return
+        wanted = demand(self._settings, by_interval=is_due)
+        try:
+            self._begin(new_id("run"), self._settings.trainer.algorithm, wanted)
+        except Lack as lack:
+            self._look_at = now + LACK_SECONDS
+            self.board.note = str(lack)
+            self._make_room(lack)
+
+    def _make_room(self, lack: Lack) -> None:
+        """A look that saw nothing but useless trajectories must not see them for ever."""
+        if lack.batch.examined >= self._settings.trainer.max_trajectories:
+            self._phases.set_aside(lack.batch.set_aside)
+
+    # -- what is shown -------------------------------------------------------------
+
+    def _wait(self, why: str) -> None:
+        self._backoff_seconds = min(
+            LONGEST_BACKOFF_SECONDS, max(FIRST_BACKOFF_SECONDS, 2 * self._backoff_seconds)
+        )
+        self._retry_at = self._clock() + self._backoff_seconds
+        self.board.note = why
+        logger.warning("trying again in %.0f s: %s", self._backoff_seconds, why)
+
+    def _show(self) -> None:
+        if self._run is not None:
+            return
+        if self._clock() < self._paused_until:
+            last = self.board.last_run
+            self.board.state = status.PAUSED
+            self.board.note = f"the last run failed: {last.reason if last else ''}"
+        else:
+            if self.board.state == status.PAUSED:
+                self.board.note = ""
+            self.board.state = status.DRAINING if self._swap.is_draining else status.COLLECTING

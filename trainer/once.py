@@ -1,0 +1,74 @@
+"""`python -m trainer --once`: one round now, with a progress bar, or a table of what is lacking."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from trainer.batching import Lack
+from trainer.loop import Loop
+from trainer.runs import Phase
+from trainer.status import read_progress
+
+REFRESH_SECONDS = 0.25
+
+
+def run_once(loop: Loop, stop: threading.Event, *, force: bool) -> int:
+    """The exit status: 0 promoted, 1 failed or rejected, 3 too little to learn from."""
+    console = Console(stderr=True)
+    try:
+        with _progress(loop, console):
+            run = loop.run_once(stop, force=force)
+    except Lack as lack:
+        console.print(lacking(lack))
+        return 3
+    if run is None:
+        console.print("stopped; the next start goes on from here")
+        return 1
+    if run.phase is not Phase.PROMOTED:
+        console.print(f"[bold red]{run.phase.value}[/]: {run.reason}", highlight=False)
+        return 1
+    console.print(f"[bold green]version {run.version} serves[/] as {run.model}", highlight=False)
+    return 0
+
+
+def lacking(lack: Lack) -> Table:
+    """What there is, what was left out and why, and what is missing."""
+    batch = lack.batch
+    table = Table(title=str(lack), title_justify="left")
+    table.add_column("trajectories")
+    table.add_column("count", justify="right")
+    above, below = batch.counts(None)
+    table.add_row("closed, rewarded and not used yet", str(batch.examined))
+    table.add_row("of these usable", str(len(batch.refs)))
+    table.add_row("better than the mean", str(above))
+    table.add_row("worse than the mean", str(below))
+    for reason, count in batch.excluded.most_common():
+        table.add_row(f"left out: {reason.value}", str(count))
+    return table
+
+
+@contextmanager
+def _progress(loop: Loop, console: Console) -> Iterator[None]:
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    done = threading.Event()
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task(loop.board.state, total=1.0)
+
+        def follow() -> None:
+            while not done.wait(REFRESH_SECONDS):
+                board = loop.board
+                share = read_progress(board.run_path) if board.run_path else 0.0
+                text = f"{board.state} {board.note}".strip()
+                progress.update(task, description=text, completed=share)
+
+        thread = threading.Thread(target=follow, name="progress", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()

@@ -1,0 +1,166 @@
+"""The policy under training: base model plus LoRA, and its logprobs.
+
+A round goes on from the current version's adapter; the first one starts from
+the base with fresh matrices. lm_head never gets LoRA: vLLM would refuse it.
+One of the four files that import torch.
+"""
+
+import shutil
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import orjson
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from trainer.durable import sync_directory, sync_file
+from trainer.gate import CONFIG
+from trainer.runs import OPTIMIZER, Plan
+from trainer.samples import Sample
+from trajectories.errors import RatchetError
+from trajectories.resources import PROBE, Probe, ProbeSet
+from trajectories.settings import TrainerSettings
+
+BETAS = (0.9, 0.99)
+PROBES = 4
+PROBE_TOKENS = 512
+
+
+class TrainingError(RatchetError):
+    """A round cannot go on, and trying it again would not help."""
+
+
+def device_for(settings: TrainerSettings) -> str:
+    """The device that the setting means on this machine."""
+    if settings.device != "auto":
+        return settings.device
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def load_policy(plan: Plan) -> tuple[Any, Any]:
+    """The trainable PEFT model and its tokenizer."""
+    settings = plan.trainer
+    if "lm_head" in settings.target_modules:
+        raise TrainingError("trainer.target_modules names lm_head, which vLLM cannot serve")
+    dtype = getattr(torch, settings.dtype)
+    base = AutoModelForCausalLM.from_pretrained(plan.base_path, dtype=dtype)
+    base.to(device_for(settings))
+    tokenizer = AutoTokenizer.from_pretrained(plan.base_path, padding_side="left")
+    if plan.parent_path is None:
+        return get_peft_model(base, fresh_config(settings)), tokenizer
+    check_parent(Path(plan.parent_path), settings)
+    return PeftModel.from_pretrained(base, plan.parent_path, is_trainable=True), tokenizer
+
+
+def fresh_config(settings: TrainerSettings) -> LoraConfig:
+    """LoRA as the settings want it."""
+    return LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.alpha,
+        target_modules=list(settings.target_modules),
+        lora_dropout=0.0,
+        bias="none",
+        task_type="CAUSAL_LM",
+    )
+
+
+def check_parent(parent: Path, settings: TrainerSettings) -> None:
+    """An adapter's shape cannot change from one version to the next."""
+    config = orjson.loads((parent / CONFIG).read_bytes())
+    has = (config["r"], config["lora_alpha"], sorted(config["target_modules"]))
+    wants = (settings.rank, settings.alpha, sorted(settings.target_modules))
+    if has != wants:
+        raise TrainingError(
+            f"the current adapter {parent.name} has rank, alpha and modules {has}, the settings"
+            f" say {wants}: set them back, or roll back to version 0 first"
+        )
+
+
+def make_optimizer(model: Any, settings: TrainerSettings, state_path: str | None) -> Any:
+    """AdamW over the LoRA matrices, with the moments of the round before where there are any."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(
+        parameters, lr=settings.learning_rate, betas=BETAS, weight_decay=0.0
+    )
+    if state_path is not None:
+        state = torch.load(state_path, map_location="cpu", weights_only=True)
+        optimizer.load_state_dict(state)
+        for group in optimizer.param_groups:
+            group["lr"] = settings.learning_rate
+    return optimizer
+
+
+def constant_schedule(optimizer: Any) -> Any:
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: 1.0)
+
+
+def logprobs_of(model: Any, prompt: Sequence[int], tokens: Sequence[int]) -> list[float]:
+    """Logprobs of `tokens` after `prompt` in nats at temperature 1; one row, no padding."""
+    was_training = model.training
+    model.eval()
+    ids = torch.tensor([[*prompt, *tokens]], device=model.device)
+    with torch.no_grad():
+        logits = model(input_ids=ids, logits_to_keep=len(tokens) + 1).logits[0, :-1].float()
+        chosen = logits.log_softmax(-1).gather(1, ids[0, len(prompt) :, None])[:, 0]
+    model.train(was_training)
+    return [float(value) for value in chosen]
+
+
+def gaps(model: Any, samples: Iterable[Sample]) -> list[float]:
+    """|trainer's logprob - recorded logprob| of every token."""
+    return [
+        abs(ours - recorded)
+        for sample in samples
+        for ours, recorded in zip(
+            logprobs_of(model, sample.prompt_token_ids, sample.token_ids),
+            sample.logprobs,
+            strict=True,
+        )
+    ]
+
+
+def make_probes(model: Any, samples: Sequence[Sample], dtype: str) -> ProbeSet:
+    """A few of the shortest rows, with the logprobs the engine will have to show."""
+    by_length = sorted(samples, key=lambda s: len(s.prompt_token_ids) + len(s.token_ids))
+    probes = []
+    for sample in by_length[:PROBES]:
+        prompt, tokens = sample.prompt_token_ids, sample.token_ids[:PROBE_TOKENS]
+        adapter = logprobs_of(model, prompt, tokens)
+        with model.disable_adapter():
+            base = logprobs_of(model, prompt, tokens)
+        probes.append(
+            Probe(
+                prompt_token_ids=prompt,
+                token_ids=tokens,
+                logprobs=tuple(adapter),
+                base_logprobs=tuple(base),
+            )
+        )
+    return ProbeSet(dtype=dtype, probes=tuple(probes))
+
+
+def save_policy(
+    trained: Path, *, model: Any, samples: Sequence[Sample], optimizer: Any, dtype: str
+) -> None:
+    """Put weights, probes and the optimizer's moments into `trained`, all or nothing."""
+    beside = trained.with_name(".trained.new")
+    shutil.rmtree(beside, ignore_errors=True)
+    shutil.rmtree(trained, ignore_errors=True)
+    model.save_pretrained(beside, save_embedding_layers=False)
+    (beside / "README.md").unlink(missing_ok=True)
+    (beside / PROBE).write_bytes(make_probes(model, samples, dtype).to_json())
+    torch.save(optimizer.state_dict(), beside / OPTIMIZER)
+    for path in beside.iterdir():
+        sync_file(path)
+    sync_directory(beside)
+    beside.rename(trained)
+    sync_directory(trained.parent)
+
+
+def check_finite(model: Any) -> None:
+    """Raise TrainingError when a trained number is NaN or infinite."""
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and not torch.isfinite(parameter).all():
+            raise TrainingError(f"training diverged: {name} holds NaN or infinite numbers")

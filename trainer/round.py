@@ -1,0 +1,216 @@
+"""One round of training, a process of its own: `python -m trainer.round RUN_DIR --parent PID`.
+
+Reads batch.jsonl and plan.json, writes progress.json while it works, and
+leaves `trained/` (weights, probes, optimizer) and result.json. Killed, it goes
+on from its last checkpoint over the same rows. It knows neither Redis nor an
+engine. A reason to fail for good goes into result.json; any other exception
+is a crash, and the loop starts it again.
+"""
+
+import argparse
+import logging
+import math
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import orjson
+import torch
+import transformers
+
+from trainer.advantage import advantages
+from trainer.durable import write_atomic
+from trainer.grpo import make_grpo_trainer
+from trainer.orphan import die_with
+from trainer.policy import (
+    TrainingError,
+    check_finite,
+    gaps,
+    load_policy,
+    make_optimizer,
+    save_policy,
+)
+from trainer.probe import tolerance_for
+from trainer.runs import PROGRESS, RESULT, Plan, RoundResult, RunDirectory
+from trainer.samples import Sample
+from trainer.sft import make_sft_trainer
+
+GAP_ROWS = 64
+CHECKPOINTS = "checkpoints"
+PROGRESS_SECONDS = 0.5
+
+logger = logging.getLogger("trainer.round")
+
+
+def main() -> int:
+    """Train, and leave a result; 0 unless it crashed."""
+    parser = argparse.ArgumentParser(prog="trainer.round")
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--parent", type=int, default=0, help="process id that must stay alive")
+    arguments = parser.parse_args()
+    die_with(arguments.parent)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    directory = RunDirectory(arguments.run)
+    try:
+        result = RoundResult(is_trained=True, metrics=train(directory))
+    except TrainingError as error:
+        logger.exception("the round failed")
+        result = RoundResult(is_trained=False, reason=str(error))
+    write_atomic(directory.path / RESULT, result.to_json())
+    shutil.rmtree(directory.path / CHECKPOINTS, ignore_errors=True)
+    return 0
+
+
+def train(directory: RunDirectory) -> dict[str, float]:
+    """Load, check, train, save; returns the round's metrics."""
+    plan, samples = directory.plan(), directory.samples()
+    settings = plan.trainer
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    transformers.set_seed(settings.seed)
+    started = time.monotonic()
+    model, tokenizer = load_policy(plan)
+    fresh = [s for s in samples if s.version == plan.parent and s.has_ratio][:GAP_ROWS]
+    gap = check_gap(gaps(model, fresh), settings.dtype, settings.probe_tolerance)
+    optimizer = make_optimizer(model, settings, plan.optimizer_path)
+    trainer = make_trainer(plan, model, tokenizer, samples, optimizer, directory.path)
+    trainer.train(resume_from_checkpoint=last_checkpoint(directory.path / CHECKPOINTS))
+    check_finite(model)
+    drift = gaps(model, fresh)
+    save_policy(
+        directory.trained, model=model, samples=samples, optimizer=optimizer, dtype=settings.dtype
+    )
+    return finite(
+        {
+            **summary(trainer.state.log_history),
+            "behaviour_gap": gap,
+            "drift": sum(drift) / len(drift) if drift else 0.0,
+            "reward_mean": mean_reward(samples),
+            "steps": float(trainer.state.global_step),
+            "samples": float(len(samples)),
+            "trajectories": float(len({sample.trajectory for sample in samples})),
+            "tokens": float(sum(len(sample.token_ids) for sample in samples)),
+            "train_seconds": time.monotonic() - started,
+        }
+    )
+
+
+def check_gap(differences: Sequence[float], dtype: str, configured: float) -> float:
+    """The largest step-0 difference to what the engine recorded; refuses one that is too large.
+
+    Before the first step the trainer's policy IS the version that sampled the
+    fresh rows. In bfloat16 single rare tokens differ a lot, so there the mean
+    is held against the limit, and the largest against ten times as much.
+    """
+    if not differences:
+        return 0.0
+    largest, mean = max(differences), sum(differences) / len(differences)
+    limit = tolerance_for(dtype, configured)
+    is_within = largest <= limit if dtype == "float32" else mean <= limit and largest <= 10 * limit
+    if not is_within:
+        raise TrainingError(
+            f"the trainer's logprobs differ from the recorded ones by up to {largest:.3g} nats"
+            f" ({mean:.3g} on average, limit {limit:g}): the log was tokenised again, the base"
+            " model is another one, or the engine returns processed logprobs"
+        )
+    return largest
+
+
+def make_trainer(
+    plan: Plan,
+    model: Any,
+    tokenizer: Any,
+    samples: Sequence[Sample],
+    optimizer: Any,
+    run: Path,
+) -> Any:
+    """GRPO or SFT, as the plan says."""
+    settings = plan.trainer
+    shared: dict[str, Any] = {
+        "samples": samples,
+        "settings": settings,
+        "output": run / CHECKPOINTS,
+        "optimizer": optimizer,
+        "callbacks": [ProgressFile(run), Divergence()],
+    }
+    if plan.algorithm == "sft":
+        return make_sft_trainer(model, tokenizer, **shared)
+    values = advantages(
+        samples,
+        shrinkage=settings.shrinkage,
+        negative_weight=settings.negative_weight,
+        shuffle_seed=settings.seed if settings.shuffle_rewards else None,
+    )
+    return make_grpo_trainer(model, tokenizer, advantages=values, **shared)
+
+
+def last_checkpoint(checkpoints: Path) -> str | None:
+    """The newest whole checkpoint: its trainer_state.json is written last."""
+    whole = [path.parent for path in checkpoints.glob("checkpoint-*/trainer_state.json")]
+    newest = max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+    return str(newest) if newest else None
+
+
+def summary(history: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Means over the round's steps of what the trainer logged."""
+    names = {
+        "loss": "loss",
+        "grad_norm": "grad_norm",
+        "entropy": "entropy",
+        "clip_ratio/region_mean": "clip_ratio",
+        "kl": "kl",
+    }
+    found: dict[str, float] = {}
+    for logged, name in names.items():
+        values = [float(entry[logged]) for entry in history if entry.get(logged) is not None]
+        if values:
+            found[name] = sum(values) / len(values)
+    return found
+
+
+def mean_reward(samples: Sequence[Sample]) -> float:
+    """The mean over trajectories, each counted once."""
+    rewards = {sample.trajectory: sample.reward for sample in samples}
+    return sum(rewards.values()) / len(rewards)
+
+
+class ProgressFile(transformers.TrainerCallback):  # type: ignore[misc]
+    """Writes progress.json for the status, at most twice a second."""
+
+    def __init__(self, run: Path) -> None:
+        self._path = run / PROGRESS
+        self._written = float("-inf")
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        now = time.monotonic()
+        if now - self._written < PROGRESS_SECONDS and state.global_step < state.max_steps:
+            return
+        self._written = now
+        beside = self._path.with_suffix(".new")
+        beside.write_bytes(orjson.dumps({"step": state.global_step, "total": state.max_steps}))
+        beside.replace(self._path)
+
+
+class Divergence(transformers.TrainerCallback):  # type: ignore[misc]
+    """Ends the round at the first loss or gradient that is NaN or infinite."""
+
+    def on_log(
+        self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any
+    ) -> None:
+        for name in ("loss", "grad_norm"):
+            value = (logs or {}).get(name)
+            if value is not None and not math.isfinite(float(value)):
+                raise TrainingError(
+                    f"training diverged at step {state.global_step}: {name} is {value}"
+                )
+
+
+def finite(metrics: dict[str, float]) -> dict[str, float]:
+    return {name: value for name, value in metrics.items() if math.isfinite(value)}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

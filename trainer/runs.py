@@ -1,0 +1,154 @@
+"""A run: one round of learning as a directory whose run.json says how far it is.
+
+    collected -> trained -> published -> loaded -> probed -> promoted
+         \\___________\\__________\\_________\\________\\____> rejected | failed
+
+run.json is replaced atomically after each phase's work is done, and every
+phase may be done twice: that is the whole of crash recovery. A directory
+without run.json was never a run. What the phases do is in phases.py.
+"""
+
+import shutil
+import time
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+from redis import Redis
+
+from trainer.durable import write_atomic
+from trainer.samples import Sample
+from trajectories import keys
+from trajectories.model import Record
+from trajectories.settings import TrainerSettings
+
+RUN = "run.json"
+PLAN = "plan.json"
+BATCH = "batch.jsonl"
+RESULT = "result.json"
+PROGRESS = "progress.json"
+TRAINED = "trained"  # what the training process leaves: weights, probes, optimizer
+OPTIMIZER = "optimizer.pt"  # below TRAINED
+LOG = "round.log"
+
+
+class Phase(StrEnum):
+    """The last thing that is done."""
+
+    COLLECTED = "collected"
+    TRAINED = "trained"
+    PUBLISHED = "published"
+    LOADED = "loaded"
+    PROBED = "probed"
+    PROMOTED = "promoted"
+    REJECTED = "rejected"  # an adapter came out, and failed a check
+    FAILED = "failed"  # no adapter came out
+
+
+FINISHED = frozenset({Phase.PROMOTED, Phase.REJECTED, Phase.FAILED})
+
+
+class Run(Record):
+    """run.json, and one entry of the list of runs in Redis."""
+
+    run_id: str
+    policy: str
+    algorithm: str
+    phase: Phase
+    started_at: float
+    updated_at: float
+    parent: int  # the version the training starts from
+    trajectories: int = 0
+    samples: int = 0
+    attempts: int = 0  # training processes started
+    version: int | None = None  # allocated before publishing
+    model: str | None = None  # the adapter's name in the engines
+    path: str | None = None  # the adapter's directory
+    reason: str = ""  # why it was rejected or failed
+    metrics: dict[str, float] = Field(default_factory=dict)
+
+    @property
+    def is_finished(self) -> bool:
+        return self.phase in FINISHED
+
+
+class Plan(Record):
+    """plan.json: all that the training process needs beside the samples."""
+
+    run_id: str
+    policy: str
+    algorithm: str
+    base_path: str
+    parent: int
+    parent_path: str | None  # the parent's adapter directory; None: the base
+    optimizer_path: str | None  # the parent's optimizer state
+    trainer: TrainerSettings
+    refs: tuple[str, ...]  # trajectories trained on
+    set_aside: tuple[str, ...] = ()  # examined, of no use, used up with the round
+    excluded: dict[str, int] = Field(default_factory=dict)
+    reward_sources: dict[str, int] = Field(default_factory=dict)
+
+
+class RoundResult(Record):
+    """result.json: how the training process ended."""
+
+    is_trained: bool
+    reason: str = ""
+    metrics: dict[str, float] = Field(default_factory=dict)
+
+
+class RunDirectory:
+    """One directory `{runs_dir}/{run_id}`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def trained(self) -> Path:
+        return self.path / TRAINED
+
+    def read(self) -> Run:
+        return Run.from_json((self.path / RUN).read_bytes())
+
+    def write(self, run: Run, **changes: Any) -> Run:
+        """Store `run` with `changes`; once this returns, a kill cannot undo it."""
+        changed = run.model_copy(update={**changes, "updated_at": time.time()})
+        write_atomic(self.path / RUN, changed.to_json())
+        return changed
+
+    def plan(self) -> Plan:
+        return Plan.from_json((self.path / PLAN).read_bytes())
+
+    def samples(self) -> list[Sample]:
+        with (self.path / BATCH).open("rb") as file:
+            return [Sample.from_json(line) for line in file]
+
+    def result(self) -> RoundResult | None:
+        """How the training ended, or None while it has not."""
+        path = self.path / RESULT
+        return RoundResult.from_json(path.read_bytes()) if path.is_file() else None
+
+
+def all_runs(runs_dir: Path) -> list[RunDirectory]:
+    """Every run on disk, oldest first."""
+    found = [RunDirectory(path.parent) for path in runs_dir.glob(f"*/{RUN}")]
+    return sorted(found, key=lambda directory: directory.read().started_at)
+
+
+def sweep(runs_dir: Path) -> None:
+    """Remove directories of rounds that were killed before they became a run."""
+    for path in runs_dir.glob("*/"):
+        if not (path / RUN).exists():
+            shutil.rmtree(path)
+
+
+def announce(redis: Redis, run: Run) -> None:
+    """Put a finished run on the list that everybody reads; repeating it changes nothing."""
+    name = keys.runs(run.policy)
+    if any(Run.from_json(raw).run_id == run.run_id for raw in redis.lrange(name, 0, -1)):
+        return
+    pipe = redis.pipeline(transaction=True)
+    pipe.lpush(name, run.to_json())
+    pipe.ltrim(name, 0, keys.RUNS_KEPT - 1)
+    pipe.execute()

@@ -1,0 +1,164 @@
+"""Trajectories to samples: token ids and behaviour logprobs from the log, nothing else.
+
+Pure. Text is never tokenised again (0.3 % of completions would come out
+different, and there the logprobs are off by tens of nats). Whatever cannot be
+learned from is left out, and each exclusion is counted by its reason. One
+sample is one choice of one transition; calls that share a prefix are not
+merged yet.
+"""
+
+from collections import Counter
+from dataclasses import dataclass
+from enum import StrEnum
+
+from trajectories.model import Choice, Outcome, Record, Sampling, Trajectory, Transition
+
+# Sampling that cuts the distribution more than this makes the raw logprob a poor
+# description of how the token was chosen.
+LEAST_TOP_P = 0.8
+LEAST_TOP_K = 10
+MOST_MIN_P = 0.2
+
+
+class Exclusion(StrEnum):
+    """Why something recorded is not trained on."""
+
+    OPEN = "open"  # something was recorded again since it closed
+    NO_REWARD = "no_reward"  # nothing was said and no signal fired
+    FOREIGN_MODEL = "foreign_model"  # answered by a model that is not ours to train
+    OPTED_OUT = "opted_out"  # the client said no
+    INCOMPLETE = "incomplete"  # the upstream broke off
+    DISCONNECTED = "client_disconnect"  # the client left before the end
+    FAILED = "failed"  # there was no answer
+    NOT_ALIGNED = "not_aligned"  # token ids and logprobs do not match
+    TOO_LONG = "too_long"  # longer than trainer.max_length
+    STALE = "stale"  # sampled by too old a version
+    NO_RATIO = "no_ratio"  # greedy, constrained or cut: no importance ratio
+    NOT_POSITIVE = "not_positive"  # SFT learns from successes only
+    SOURCE_SHARE = "source_share"  # its feedback source already has its share of the round
+    MISSING = "missing"  # its record has expired
+
+
+_OUTCOMES = {
+    Outcome.INCOMPLETE: Exclusion.INCOMPLETE,
+    Outcome.DISCONNECTED: Exclusion.DISCONNECTED,
+    Outcome.FAILED: Exclusion.FAILED,
+}
+
+
+class Sample(Record):
+    """One tokenised training row, as it stands in batch.jsonl."""
+
+    id: str  # transition id and choice index
+    trajectory: str  # tenant/id
+    tenant: str
+    agent: str | None
+    task: str | None
+    version: int  # the policy version that sampled it
+    prompt_token_ids: tuple[int, ...]
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]  # of the sampler, in nats, at temperature 1
+    reward: float  # the trajectory's final reward
+    step_reward: float = 0.0  # intermediate rewards of this transition
+    has_ratio: bool = True  # whether an importance ratio makes sense
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What may become a sample under one algorithm and one current version."""
+
+    policy: str
+    current: int
+    max_length: int
+    max_staleness: int | None  # None: any age (SFT)
+    needs_ratio: bool  # False: greedy and constrained answers are fine (SFT)
+    above: float | None = None  # only trajectories rewarded above this (SFT)
+
+
+def samples_of(
+    trajectory: Trajectory, selection: Selection
+) -> tuple[list[Sample], Counter[Exclusion]]:
+    """All samples of one trajectory, and what was left out by reason."""
+    excluded: Counter[Exclusion] = Counter()
+    if trajectory.reward is None:
+        excluded[Exclusion.NO_REWARD] += 1
+        return [], excluded
+    if selection.above is not None and trajectory.reward <= selection.above:
+        excluded[Exclusion.NOT_POSITIVE] += 1
+        return [], excluded
+    samples: list[Sample] = []
+    for transition in trajectory.transitions:
+        reason = transition_exclusion(transition, selection)
+        if reason is not None:
+            excluded[reason] += 1
+            continue
+        for choice in transition.choices:
+            reason = choice_exclusion(transition, choice, selection)
+            if reason is not None:
+                excluded[reason] += 1
+            else:
+                samples.append(_sample(trajectory, transition, choice))
+    return samples, excluded
+
+
+def transition_exclusion(transition: Transition, selection: Selection) -> Exclusion | None:
+    """Why a whole transition is left out, or None."""
+    if transition.policy != selection.policy or transition.policy_version is None:
+        return Exclusion.FOREIGN_MODEL
+    if not transition.is_trainable:
+        return Exclusion.OPTED_OUT
+    if transition.outcome is not Outcome.COMPLETE:
+        return _OUTCOMES[transition.outcome]
+    if not transition.choices or not transition.prompt_token_ids:
+        return Exclusion.NOT_ALIGNED
+    age = selection.current - transition.policy_version
+    if selection.max_staleness is not None and age > selection.max_staleness:
+        return Exclusion.STALE
+    if selection.needs_ratio and not has_ratio(transition.sampling):
+        return Exclusion.NO_RATIO
+    return None
+
+
+def choice_exclusion(
+    transition: Transition, choice: Choice, selection: Selection
+) -> Exclusion | None:
+    """Why one answer of a usable transition is left out, or None."""
+    if choice.finish_reason == "abort":
+        return Exclusion.INCOMPLETE
+    if not choice.is_aligned:
+        return Exclusion.NOT_ALIGNED
+    if len(transition.prompt_token_ids) + len(choice.token_ids) > selection.max_length:
+        return Exclusion.TOO_LONG
+    return None
+
+
+def has_ratio(sampling: Sampling) -> bool:
+    """Whether raw logprobs describe how the tokens were chosen well enough for a ratio."""
+    return not (
+        sampling.is_constrained
+        or sampling.temperature == 0
+        or (sampling.top_p is not None and sampling.top_p < LEAST_TOP_P)
+        or (sampling.top_k is not None and 0 < sampling.top_k < LEAST_TOP_K)
+        or (sampling.min_p is not None and sampling.min_p > MOST_MIN_P)
+    )
+
+
+def _sample(trajectory: Trajectory, transition: Transition, choice: Choice) -> Sample:
+    assert trajectory.reward is not None
+    assert transition.policy_version is not None
+    return Sample(
+        id=f"{transition.id}/{choice.index}",
+        trajectory=f"{trajectory.tenant}/{trajectory.id}",
+        tenant=trajectory.tenant,
+        agent=trajectory.agent,
+        task=trajectory.task,
+        version=transition.policy_version,
+        prompt_token_ids=transition.prompt_token_ids,
+        token_ids=choice.token_ids,
+        logprobs=choice.logprobs,
+        reward=trajectory.reward,
+        step_reward=sum(
+            reward.value for reward in trajectory.rewards if reward.transition_id == transition.id
+        ),
+        has_ratio=has_ratio(transition.sampling),
+    )

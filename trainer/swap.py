@@ -1,0 +1,188 @@
+"""The swap controller: engines follow the registry, and no request is cut off.
+
+    load into every engine -> probe -> promote -> the old one drains
+    draining: running trajectories end on it       (gateways' heartbeats say when)
+    retired:  nothing starts on it; kept loaded, so that a rollback is instant
+    unloaded: the next retired one pushed it out, and no request was in flight
+
+Unloading after a fixed grace lost requests in tests; unloading at a counted
+in-flight of 0 lost none. The registry moves first and the engine follows, so
+that a rollback at the same moment never finds an adapter gone. The base,
+version 0, is never unloaded.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from trainer.engine import Engine, EngineUnavailable
+from trainer.gate import Expected, check_adapter
+from trajectories.errors import AdapterError, EngineError, RegistryError
+from trajectories.registry import Heartbeat, Registry, Snapshot
+from trajectories.resources import LOADED, PolicyVersion, VersionState
+
+logger = logging.getLogger(__name__)
+
+# vLLM has to be started with --max-loras and --max-cpu-loras of at least this.
+MAX_LOADED = 4
+GONE = frozenset({VersionState.UNLOADED, VersionState.REJECTED})
+
+
+@dataclass(frozen=True, slots=True)
+class Since:
+    """When and at which revision a version was first seen in a state."""
+
+    state: VersionState
+    revision: int
+    at: float
+
+
+class Swap:
+    """Keeps every engine in step with the registry."""
+
+    def __init__(
+        self,
+        engines: Sequence[Engine],
+        registry: Registry,
+        *,
+        expected: Expected,
+        drain_seconds: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._engines = tuple(engines)
+        self._registry = registry
+        self._expected = expected
+        self._drain_seconds = drain_seconds
+        self._clock = clock
+        self._since: dict[int, Since] = {}
+
+    @property
+    def engines(self) -> tuple[Engine, ...]:
+        return self._engines
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether trajectories still end on an old version, as last seen."""
+        return any(since.state is VersionState.DRAINING for since in self._since.values())
+
+    def load(self, entry: PolicyVersion) -> None:
+        """Load one version into every engine. The base is always there."""
+        if entry.version == 0:
+            return
+        others = [known for known in self._registry.snapshot().loaded if known != entry]
+        if len(others) >= MAX_LOADED:
+            raise EngineUnavailable(
+                f"{len(others)} adapters are still loaded: waiting for the old ones to drain"
+            )
+        for engine in self._engines:
+            self._load_into(engine, entry)
+
+    def reconcile(self) -> list[str]:
+        """Make the engines hold what the registry says; what did not work, in words.
+
+        After an engine's restart this loads everything again; after a kill in
+        the middle of a swap it takes away what should not be there.
+        """
+        snapshot = self._registry.snapshot()
+        troubles: list[str] = []
+        for engine in self._engines:
+            try:
+                names = engine.models()
+                for entry in snapshot.loaded:
+                    if entry.model not in names:
+                        logger.info("loading again", extra={"model": entry.model})
+                        self._load_into(engine, entry)
+                for entry in snapshot.versions.values():
+                    if entry.state in GONE and entry.model in names:
+                        engine.unload(entry.model)
+            except (EngineError, AdapterError) as error:
+                troubles.append(str(error))
+        return troubles
+
+    def promote(self, version: int, *, reason: str = "") -> None:
+        """Make a loaded version current; the one before starts to drain."""
+        self._registry.promote(version, reason=reason)
+
+    def roll_back(self, version: int) -> None:
+        """Return to an earlier version, loading it first where it is gone."""
+        snapshot = self._registry.snapshot()
+        entry = snapshot.versions.get(version)
+        if entry is None:
+            raise RegistryError(f"there is no version {version} to roll back to")
+        if entry.state in (VersionState.REJECTED, VersionState.CANDIDATE):
+            raise RegistryError(
+                f"version {version} is {entry.state.value}: only a version that has served"
+                " can be rolled back to"
+            )
+        if entry.version > 0 and entry.state not in LOADED:
+            self.load(entry)
+        self.promote(version, reason=f"rolled back from version {snapshot.current}")
+
+    def reject(self, version: int, reason: str) -> None:
+        """Take a candidate out: it never serves, its directory stays for inspection."""
+        entry = self._registry.move(version, VersionState.REJECTED, reason=reason)
+        self._unload(entry)
+
+    def retire(self) -> None:
+        """Bring draining versions to retired, and old retired ones out of the engines."""
+        snapshot = self._registry.snapshot()
+        self._watch(snapshot)
+        heartbeats = self._registry.heartbeats()
+        for entry in snapshot.versions.values():
+            if entry.state is VersionState.DRAINING and self._is_drained(entry, heartbeats):
+                self._registry.move(entry.version, VersionState.RETIRED)
+                logger.info("retired", extra={"model": entry.model})
+        for entry in superfluous(snapshot):
+            if is_quiet(entry.version, self._since[entry.version].revision, heartbeats):
+                self._registry.move(entry.version, VersionState.UNLOADED)
+                self._unload(entry)
+                logger.info("unloaded", extra={"model": entry.model})
+
+    def _load_into(self, engine: Engine, entry: PolicyVersion) -> None:
+        if entry.path is None:
+            raise AdapterError(f"version {entry.version} has no adapter directory")
+        check_adapter(Path(entry.path), self._expected)
+        engine.load(entry.model, entry.path)
+
+    def _unload(self, entry: PolicyVersion) -> None:
+        """Unload everywhere; an engine that is away is left to `reconcile`."""
+        for engine in self._engines:
+            try:
+                engine.unload(entry.model)
+            except EngineError as error:
+                logger.warning("not unloaded yet: %s", error)
+
+    def _watch(self, snapshot: Snapshot) -> None:
+        """Note when each version came into its state; a kill starts the wait anew."""
+        for number, entry in snapshot.versions.items():
+            known = self._since.get(number)
+            if known is None or known.state is not entry.state:
+                self._since[number] = Since(entry.state, snapshot.revision, self._clock())
+
+    def _is_drained(self, entry: PolicyVersion, heartbeats: Sequence[Heartbeat]) -> bool:
+        since = self._since[entry.version]
+        if self._clock() - since.at >= self._drain_seconds:
+            return True
+        return is_quiet(entry.version, since.revision, heartbeats) and not any(
+            heartbeat.open_trajectories.get(entry.version) for heartbeat in heartbeats
+        )
+
+
+def is_quiet(version: int, revision: int, heartbeats: Sequence[Heartbeat]) -> bool:
+    """Whether every live gateway knows `revision` and runs no request on `version`."""
+    return all(
+        heartbeat.revision >= revision and not heartbeat.in_flight.get(version)
+        for heartbeat in heartbeats
+    )
+
+
+def superfluous(snapshot: Snapshot) -> list[PolicyVersion]:
+    """Retired adapters but the newest: what a rollback is not expected to need."""
+    retired = [
+        entry
+        for entry in snapshot.versions.values()
+        if entry.state is VersionState.RETIRED and entry.version > 0
+    ]
+    return sorted(retired, key=lambda entry: entry.promoted_at or 0.0)[:-1]
