@@ -175,7 +175,7 @@ def _policy_row(entry: PolicyVersion) -> tuple[str | Text, ...]:
     created = (
         time.strftime("%H:%M:%S", time.localtime(entry.created_at)) if entry.created_at else ""
     )
-    reward = entry.metrics.get("mean_reward")
+    reward = entry.metrics.get("reward_mean")
     trained = entry.metrics.get("trajectories")
     return (
         str(entry.version),

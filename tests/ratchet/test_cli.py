@@ -34,7 +34,7 @@ def candidate(version: int) -> PolicyVersion:
         state=VersionState.CANDIDATE,
         run_id=f"run_{version}",
         created_at=time.time(),
-        metrics={"mean_reward": 0.25, "trajectories": 64},
+        metrics={"reward_mean": 0.25, "trajectories": 64},
     )
 
 

@@ -1,0 +1,1 @@
+"""The process that serves: an OpenAI-compatible proxy that records what it serves."""

@@ -1,0 +1,57 @@
+"""`python -m gateway`: read the settings, build the app, serve until told to stop."""
+
+import argparse
+import logging
+import sys
+
+from trajectories.errors import SettingsError
+from trajectories.settings import Settings, load_settings
+
+
+def main() -> int:
+    """Serve; the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m gateway", description=__doc__)
+    parser.add_argument("--host", help="address to listen on (gateway.host)")
+    parser.add_argument("--port", type=int, help="port to listen on (gateway.port)")
+    arguments = parser.parse_args()
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    try:
+        settings = load_settings()
+    except SettingsError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    serve(
+        settings,
+        host=arguments.host or settings.gateway.host,
+        port=settings.gateway.port if arguments.port is None else arguments.port,
+    )
+    return 0
+
+
+def serve(settings: Settings, *, host: str, port: int) -> None:
+    """Run uvicorn until it is told to stop."""
+    # Imported here: `--help` and a wrong setting answer at once.
+    import uvicorn
+
+    from gateway.app import create_app
+
+    uvicorn.run(
+        create_app(settings),
+        host=host,
+        port=port,
+        loop="uvloop" if sys.platform != "win32" else "asyncio",
+        http="httptools",
+        ws="none",
+        access_log=False,
+        server_header=False,
+        date_header=False,
+        timeout_graceful_shutdown=settings.gateway.shutdown_seconds,
+        backlog=2048,
+        log_level="warning",
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,116 @@
+"""The app: its parts, its layers, its routes. A table of contents."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import Response
+from starlette.exceptions import HTTPException
+from starlette.routing import Route
+
+from gateway import feedback, health, training
+from gateway.auth import Authorised
+from gateway.bodies import ClientLeft
+from gateway.chat import ChatCompletions
+from gateway.errors import ApiError
+from gateway.metrics import Measured
+from gateway.passthrough import Models, PassThrough
+from gateway.paths import PrefixedPaths
+from gateway.services import Services, build_services
+from gateway.upstream import Upstream
+from trajectories.connection import Redis, connect
+from trajectories.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+
+def create_app(
+    settings: Settings, *, redis: Redis | None = None, upstream: Upstream | None = None
+) -> FastAPI:
+    """The gateway as an ASGI app. Its parts are in `app.state.services`.
+
+    Opens the spool under `settings.data_dir`; the lifespan connects, ships
+    and, at the end, closes. One app lives once.
+    """
+    services = build_services(
+        settings, redis or connect(settings.redis), upstream or Upstream(settings.upstream)
+    )
+    app = FastAPI(
+        title="Ratchet", lifespan=_lifespan, openapi_url=None, docs_url=None, redoc_url=None
+    )
+    app.state.services = services
+
+    # The last one added is the outermost.
+    app.add_middleware(Authorised, api_key=settings.gateway.api_key)
+    app.add_middleware(PrefixedPaths)
+    app.add_middleware(Measured, metrics=services.metrics)
+
+    app.router.routes.append(
+        Route("/v1/chat/completions", ChatCompletions(services), methods=["POST"])
+    )
+    app.include_router(health.router)
+    app.include_router(feedback.router)
+    app.include_router(training.router)
+    app.router.routes.append(Route("/v1/models", Models(services)))
+    app.router.routes.append(Route("/v1/models/{name:path}", Models(services)))
+    app.router.routes.append(Route("/v1/{rest:path}", PassThrough(services)))
+
+    app.add_exception_handler(ApiError, _answer_api_error)
+    app.add_exception_handler(HTTPException, _answer_http_exception)
+    app.add_exception_handler(RequestValidationError, _answer_validation_error)
+    app.add_exception_handler(ClientLeft, _answer_nobody)
+    app.add_exception_handler(Exception, _answer_bug)
+    return app
+
+
+@contextlib.asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    services: Services = app.state.services
+    services.shipper.start()
+    async with services.upstream:
+        watching = asyncio.create_task(services.watcher.run(), name="snapshot")
+        try:
+            yield
+        finally:
+            services.is_draining = True
+            watching.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await watching
+            await asyncio.to_thread(services.shipper.stop)
+            services.spool.close()
+
+
+def _response(error: ApiError) -> Response:
+    return Response(error.body, error.status, error.headers, media_type="application/json")
+
+
+async def _answer_api_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, ApiError)
+    return _response(error)
+
+
+async def _answer_http_exception(request: Request, error: Exception) -> Response:
+    """404 and 405 of the router, in the shape SDKs read."""
+    assert isinstance(error, HTTPException)
+    code = {404: "unknown_route", 405: "method_not_allowed"}.get(error.status_code, "http_error")
+    message = f"{request.method} {request.url.path}: {error.detail}"
+    headers = {name.lower(): value for name, value in (error.headers or {}).items()}
+    return _response(ApiError(error.status_code, code, message, headers=headers))
+
+
+async def _answer_validation_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    issue = error.errors()[0]
+    return _response(ApiError(422, "bad_value", str(issue["msg"]), param=str(issue["loc"][-1])))
+
+
+async def _answer_nobody(_: Request, error: Exception) -> Response:
+    return Response(status_code=499)  # it left; nobody reads this
+
+
+async def _answer_bug(request: Request, error: Exception) -> Response:
+    logger.error("a request failed", exc_info=error, extra={"path": request.url.path})
+    return _response(ApiError(500, "internal_error", "the gateway failed; see its log"))

@@ -1,0 +1,1 @@
+"""One module per client dialect: pure functions over bodies, no I/O."""

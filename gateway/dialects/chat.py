@@ -1,0 +1,206 @@
+"""Chat Completions: what is read from a body, added for the upstream, and taken out again.
+
+Pure. Training needs the engine's token ids and logprobs; the client did not
+ask for them. So they are asked for here, and the answer is given back as vLLM
+would have sent it without us: the same keys, with `null` where vLLM writes it.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from gateway.attribution import BODY_ID_FIELDS
+from gateway.errors import bad_request
+from trajectories.model import Choice, Sampling
+
+MAX_DEPTH = 200  # orjson reads 1024 levels and writes 254; the record adds a few
+_GRAMMARS = ("structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar")
+
+
+@dataclass(frozen=True, slots=True)
+class Additions:
+    """What we ask for on top of the client's wishes, and must take out again."""
+
+    token_ids: bool = False
+    logprobs: bool = False
+    usage: bool = False
+
+
+def parse_chat(raw: bytes) -> dict[str, Any]:
+    """The body as an object, or an ApiError that says what is wrong with it."""
+    body = parse_object(raw)
+    model = body.get("model")
+    if not isinstance(model, str) or not model:
+        raise bad_request("`model` must be a non-empty string", "model")
+    messages = body.get("messages")
+    if not isinstance(messages, list) or not all(isinstance(entry, dict) for entry in messages):
+        raise bad_request("`messages` must be a list of objects", "messages")
+    return body
+
+
+def parse_object(raw: bytes, max_depth: int = MAX_DEPTH) -> dict[str, Any]:
+    """Strict JSON: no NaN, valid UTF-8, no lone surrogate, bounded depth, an object."""
+    try:
+        body = orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
+        raise bad_request(f"the body is not valid JSON: {error}", code="bad_json") from error
+    if not isinstance(body, dict):
+        raise bad_request("the body must be a JSON object", code="bad_json")
+    # Counting brackets is far cheaper than walking, and most bodies have few.
+    if raw.count(b"{") + raw.count(b"[") > max_depth and _is_deeper(body, max_depth):
+        raise bad_request(f"the body is nested deeper than {max_depth} levels", code="bad_json")
+    return body
+
+
+def _is_deeper(value: object, limit: int) -> bool:
+    level: list[object] = [value]
+    for _ in range(limit + 1):
+        deeper: list[object] = []
+        for entry in level:
+            if isinstance(entry, dict):
+                deeper.extend(v for v in entry.values() if isinstance(v, dict | list))
+            elif isinstance(entry, list):
+                deeper.extend(v for v in entry if isinstance(v, dict | list))
+        if not deeper:
+            return False
+        level = deeper
+    return True
+
+
+def upstream_body(body: dict[str, Any], model: str) -> tuple[dict[str, Any], Additions]:
+    """The body for the engine, and what was added to it."""
+    sent = {name: value for name, value in body.items() if name not in BODY_ID_FIELDS}
+    sent["model"] = model
+    adds_token_ids = body.get("return_token_ids") in (None, False)
+    if adds_token_ids:
+        sent["return_token_ids"] = True
+    adds_logprobs = _may_add_logprobs(body)
+    if adds_logprobs:
+        sent["logprobs"] = True
+    adds_usage = _may_add_usage(body)
+    if adds_usage:
+        options = dict(body.get("stream_options") or {})
+        # Without include_usage this asked for nothing; with ours it would put usage on each chunk.
+        options.pop("continuous_usage_stats", None)
+        sent["stream_options"] = {**options, "include_usage": True}
+    return sent, Additions(adds_token_ids, adds_logprobs, adds_usage)
+
+
+def _may_add_logprobs(body: dict[str, Any]) -> bool:
+    # These are errors, or mean something else, without logprobs: the engine must see that.
+    if body.get("top_logprobs") or body.get("logprob_token_ids") or body.get("use_beam_search"):
+        return False
+    return body.get("logprobs") in (None, False)
+
+
+def _may_add_usage(body: dict[str, Any]) -> bool:
+    # With n > 1 the last chunk of each answer cannot be held until usage is known (see sse.py);
+    # there the usage is counted from the token ids.
+    if body.get("stream") is not True or body.get("n") not in (None, 1):
+        return False
+    options = body.get("stream_options")
+    if options is None:
+        return True
+    return isinstance(options, dict) and options.get("include_usage") in (None, False)
+
+
+def strip_answer(answer: dict[str, Any], additions: Additions, alias: str | None) -> bool:
+    """Take our additions out of a whole answer, in place; False when nothing had to change."""
+    has_changed = False
+    if alias is not None and isinstance(answer.get("model"), str) and answer["model"] != alias:
+        answer["model"] = alias
+        has_changed = True
+    if additions.token_ids and answer.get("prompt_token_ids") is not None:
+        answer["prompt_token_ids"] = None
+        has_changed = True
+    for choice in _choices(answer):
+        if additions.token_ids and choice.get("token_ids") is not None:
+            choice["token_ids"] = None
+            has_changed = True
+        if additions.logprobs and choice.get("logprobs") is not None:
+            choice["logprobs"] = None
+            has_changed = True
+    return has_changed
+
+
+def _choices(answer: dict[str, Any]) -> list[dict[str, Any]]:
+    choices = answer.get("choices")
+    return [c for c in choices if isinstance(c, dict)] if isinstance(choices, list) else []
+
+
+def choices_of(answer: dict[str, Any]) -> tuple[Choice, ...]:
+    """The answers of a call, with the engine's ids and logprobs."""
+    return tuple(
+        Choice(
+            index=choice["index"] if isinstance(choice.get("index"), int) else position,
+            message=choice["message"] if isinstance(choice.get("message"), dict) else {},
+            finish_reason=as_text(choice.get("finish_reason")),
+            token_ids=as_token_ids(choice.get("token_ids")),
+            logprobs=as_logprobs(choice.get("logprobs")),
+        )
+        for position, choice in enumerate(_choices(answer))
+    )
+
+
+def as_text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def as_token_ids(value: object) -> tuple[int, ...]:
+    """Token ids, or nothing when they are not all integers."""
+    if not isinstance(value, list) or not all(type(entry) is int for entry in value):
+        return ()
+    return tuple(value)
+
+
+def as_logprobs(value: object) -> tuple[float, ...]:
+    """The sampled tokens' logprobs, or nothing when one is missing."""
+    content = value.get("content") if isinstance(value, dict) else None
+    if not isinstance(content, list):
+        return ()
+    found = [entry.get("logprob") if isinstance(entry, dict) else None for entry in content]
+    if not all(type(entry) in (float, int) for entry in found):
+        return ()
+    return tuple(float(entry) for entry in found if entry is not None)
+
+
+def sampling_of(body: dict[str, Any]) -> Sampling:
+    """The sampling parameters the client set; what it left out is the engine's default."""
+
+    def number(name: str) -> float | None:
+        value = body.get(name)
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        return float(value) if is_number and value is not None else None
+
+    def whole(*names: str) -> int | None:
+        found = (body.get(name) for name in names)
+        return next((value for value in found if type(value) is int), None)
+
+    return Sampling(
+        temperature=number("temperature"),
+        top_p=number("top_p"),
+        top_k=whole("top_k"),
+        min_p=number("min_p"),
+        max_tokens=whole("max_completion_tokens", "max_tokens"),
+        seed=whole("seed"),
+        presence_penalty=number("presence_penalty"),
+        frequency_penalty=number("frequency_penalty"),
+        repetition_penalty=number("repetition_penalty"),
+        is_constrained=_is_constrained(body),
+    )
+
+
+def _is_constrained(body: dict[str, Any]) -> bool:
+    response_format = body.get("response_format")
+    if isinstance(response_format, dict) and response_format.get("type") not in (None, "text"):
+        return True
+    choice = body.get("tool_choice")
+    if choice == "required" or isinstance(choice, dict):
+        return True
+    if any(body.get(name) is not None for name in _GRAMMARS):
+        return True
+    tools = body.get("tools")
+    listed = tools if isinstance(tools, list) else []
+    functions = [tool.get("function") for tool in listed if isinstance(tool, dict)]
+    return any(isinstance(f, dict) and f.get("strict") is True for f in functions)

@@ -1,0 +1,199 @@
+"""Feedback and what became of it: POST and GET /v1/feedback, GET /v1/trajectories.
+
+A vote travels as records do: spool, stream, dispatcher. So it is never lost
+because it came early, late, twice, or while Redis was away; the answer only
+says what is known now. Plain functions: FastAPI runs them in threads.
+"""
+
+import time
+import uuid
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Query, Request
+from fastapi.responses import JSONResponse
+
+from gateway.attribution import clean_id
+from gateway.auth import TENANT
+from gateway.bodies import read_body
+from gateway.errors import ApiError
+from gateway.feedback_body import (
+    MAX_BYTES,
+    FeedbackBody,
+    invalid,
+    named_trajectory,
+    parse_feedback,
+    to_feedback,
+)
+from gateway.paths import path_ids
+from gateway.services import Services
+from trajectories.connection import RedisError
+from trajectories.errors import SpoolError
+from trajectories.ids import trajectory_id
+from trajectories.model import Feedback, Trajectory
+from trajectories.store import TrajectoryRef
+
+router = APIRouter()
+
+
+async def raw_body(request: Request) -> bytes:
+    """The body as bytes, under the limit of one item."""
+    return await read_body(request.scope, request.receive, MAX_BYTES)
+
+
+def services_of(request: Request) -> Services:
+    found: Services = request.app.state.services
+    return found
+
+
+Raw = Annotated[bytes, Depends(raw_body)]
+Shared = Annotated[Services, Depends(services_of)]
+
+
+@router.post("/v1/feedback")
+def post_feedback(
+    request: Request, raw: Raw, services: Shared, strict: Annotated[str, Query()] = ""
+) -> JSONResponse:
+    """Take one vote."""
+    body = parse_feedback(raw)
+    key = request.headers.get("idempotency-key")
+    if body.id is None and key:
+        body = body.model_copy(update={"id": key[:512]})
+    feedback = to_feedback(
+        body,
+        # A UUID where we choose: some clients parse it as one.
+        feedback_id=body.id or str(uuid.uuid4()),
+        tenant=TENANT,
+        path_session=path_ids(request.scope).session,
+        now=time.time(),
+    )
+    is_strict = strict not in ("", "0", "false")
+    try:
+        if body.id is not None and (earlier := services.store.feedback(TENANT, body.id)):
+            return _replay(services, earlier, feedback)
+        ref = services.store.resolve(feedback)
+    except RedisError as error:
+        if is_strict:
+            raise _no_redis() from error
+        ref = None  # whether it has a target is found out later, on the way
+    else:
+        _check_agreement(body, feedback, ref)
+        if ref is None and is_strict:
+            raise _unknown_target(feedback)
+    if body.dry_run:
+        return _reply(200, feedback, ref)
+    _keep(services, feedback, "attached" if ref else "pending")
+    return _reply(202, feedback, ref)
+
+
+def _keep(services: Services, feedback: Feedback, status: str) -> None:
+    try:
+        services.recorder.keep(feedback)
+    except SpoolError as error:
+        message = "the feedback could not be stored; send it again"
+        raise ApiError(503, "not_stored", message, retry_after=5) from error
+    services.metrics.feedback.labels(feedback.source.type, status).inc()
+
+
+def _replay(services: Services, earlier: Feedback, again: Feedback) -> JSONResponse:
+    """The same id again: the first reply if it is the same vote, else an error."""
+    same_time = {"received_at": 0.0}
+    if earlier.model_copy(update=same_time) != again.model_copy(update=same_time):
+        raise invalid("id", f"the id {again.id} was used for other feedback", "id_reused")
+    return _reply(200, earlier, services.store.resolve(earlier))
+
+
+def _check_agreement(body: FeedbackBody, feedback: Feedback, ref: TrajectoryRef | None) -> None:
+    named = named_trajectory(body, TENANT)
+    if feedback.response_id is not None and ref is not None and named not in (None, ref.id):
+        message = "the response and the session or task do not belong together"
+        raise invalid("response_id", message, "target_conflict")
+
+
+def _unknown_target(feedback: Feedback) -> ApiError:
+    message = (
+        f"nothing was recorded under {feedback.target} yet. A record needs a moment to arrive:"
+        " leave out strict=1, and the feedback waits for it"
+    )
+    return ApiError(404, "unknown_target", message)
+
+
+def _no_redis() -> ApiError:
+    return ApiError(503, "not_stored", "Redis cannot be reached now", retry_after=2)
+
+
+def _reply(status: int, feedback: Feedback, ref: TrajectoryRef | None) -> JSONResponse:
+    content: dict[str, Any] = {
+        "feedback_id": feedback.id,
+        "status": "attached" if ref else "pending",
+        "trajectory_id": ref.id if ref else feedback.trajectory_id,
+        "reward": feedback.reward,
+    }
+    if feedback.reward is None and isinstance(feedback.value, float | int):
+        content.update(training="ignored", reason="no_range")
+    return JSONResponse(content, status)
+
+
+@router.get("/v1/feedback/{feedback_id}")
+def get_feedback(feedback_id: str, services: Shared) -> JSONResponse:
+    """One vote as it was posted, and whether it has found its target."""
+    try:
+        feedback = services.store.feedback(TENANT, feedback_id)
+        ref = services.store.resolve(feedback) if feedback else None
+    except RedisError as error:
+        raise _no_redis() from error
+    if feedback is None:
+        message = f"there is no feedback {feedback_id}, or it has not arrived yet"
+        raise ApiError(404, "unknown_feedback", message)
+    content = feedback.model_dump(mode="json")
+    content["feedback_id"] = feedback.id
+    content["status"] = "attached" if ref else "pending"
+    content["trajectory_id"] = ref.id if ref else feedback.trajectory_id
+    return JSONResponse(content)
+
+
+@router.get("/v1/trajectories")
+def find_trajectory(
+    request: Request,
+    services: Shared,
+    session_id: Annotated[str | None, Query()] = None,
+    task_id: Annotated[str | None, Query()] = None,
+) -> JSONResponse:
+    """The trajectory of a session or a task."""
+    session = clean_id(session_id) or path_ids(request.scope).session
+    task = clean_id(task_id)
+    if session is None and task is None:
+        raise invalid("session_id", "say which one: ?session_id= or ?task_id=", "no_target")
+    return _trajectory(services, trajectory_id(TENANT, session=session, task=task))
+
+
+@router.get("/v1/trajectories/{wanted}")
+def get_trajectory(wanted: str, services: Shared) -> JSONResponse:
+    """A trajectory: its transitions' ids, and what its reward is made of."""
+    return _trajectory(services, wanted)
+
+
+def _trajectory(services: Services, wanted: str) -> JSONResponse:
+    try:
+        found = services.store.trajectory(TrajectoryRef(TENANT, wanted))
+    except RedisError as error:
+        raise _no_redis() from error
+    if found is None:
+        message = f"there is no trajectory {wanted}, or it has not arrived yet"
+        raise ApiError(404, "unknown_trajectory", message)
+    return JSONResponse(_view(found))
+
+
+def _view(trajectory: Trajectory) -> dict[str, Any]:
+    content = trajectory.model_dump(mode="json", exclude={"transitions", "tenant"})
+    content["transitions"] = [
+        {
+            "id": transition.id,
+            "response_id": transition.response_id,
+            "model": transition.model,
+            "policy_version": transition.policy_version,
+            "outcome": transition.outcome.value,
+            "started_at": transition.started_at,
+        }
+        for transition in trajectory.transitions
+    ]
+    return content

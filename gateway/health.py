@@ -1,0 +1,64 @@
+"""Is it alive, is it ready, and what does it count: /healthz, /readyz, /metrics.
+
+Liveness asks nobody: a gateway without Redis still serves and must not be
+killed for it. Readiness needs the engine, and says "degraded" when records
+have to wait.
+"""
+
+from typing import Any
+
+from fastapi import APIRouter
+from fastapi.responses import JSONResponse, Response
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from gateway.feedback import Shared
+
+router = APIRouter()
+
+
+@router.get("/healthz")
+async def live() -> JSONResponse:
+    return JSONResponse({"status": "live"})
+
+
+@router.get("/readyz")
+async def ready(services: Shared) -> JSONResponse:
+    """200 when calls can be answered; "degraded" when learning cannot keep up."""
+    is_serving = await services.upstream.is_reachable()
+    is_recording = not (services.recorder.is_failing or services.spool.is_full)
+    has_redis = services.watcher.is_connected
+    is_recording_enough = is_recording or services.settings.gateway.durability != "required"
+    is_ready = is_serving and is_recording_enough
+    status = "not ready" if not is_ready else "ready" if is_recording and has_redis else "degraded"
+    content: dict[str, Any] = {
+        "status": status,
+        "upstream": is_serving,
+        "spool": is_recording,
+        "redis": has_redis,
+        "gateway": services.gateway_id,
+    }
+    return JSONResponse(content, 200 if is_ready else 503)
+
+
+@router.get("/metrics")
+async def metrics(services: Shared) -> Response:
+    """For Prometheus. Gauges are read now; everything else was counted as it happened."""
+    found = services.metrics
+    found.in_flight.clear()
+    for version, count in services.in_flight.by_version().items():
+        found.in_flight.labels(str(version)).set(count)
+    found.spool_unshipped.set(services.spool.unshipped)
+    found.spool_bytes.set(services.spool.size_bytes)
+    found.revision.set(services.watcher.snapshot.revision)
+    return Response(found.render(), media_type=CONTENT_TYPE_LATEST)
+
+
+@router.head("/")
+async def base() -> Response:
+    """Some clients probe their base URL before they have a key."""
+    return Response()
+
+
+@router.head("/v1")
+async def versioned_base() -> Response:
+    return Response()

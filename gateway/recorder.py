@@ -1,0 +1,66 @@
+"""Records what was served. Serving outlives learning: nothing here reaches a client.
+
+The one place of the gateway, beside the last HTTP handler, that catches every
+exception: a record that cannot be written is logged, counted and let go.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+
+from gateway.errors import ApiError
+from gateway.metrics import Metrics
+from gateway.spool import Spool
+from trajectories.errors import SpoolError
+from trajectories.model import Feedback, Transition, pack_record
+
+logger = logging.getLogger(__name__)
+
+
+class Recorder:
+    """Transitions and feedback into the spool."""
+
+    def __init__(
+        self,
+        spool: Spool,
+        metrics: Metrics,
+        *,
+        is_required: bool,
+        wake: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._spool = spool
+        self._metrics = metrics
+        self._is_required = is_required
+        self._wake = wake
+        self._silent_until = 0.0
+        self._retry_at = 0.0
+        self.is_failing = False
+
+    def check_room(self) -> None:
+        """With `durability = required`: refuse a call that could not be recorded."""
+        # A disk that failed is tried again by one call a second.
+        is_failing = self.is_failing and time.monotonic() < self._retry_at
+        if self._is_required and (is_failing or self._spool.is_full):
+            raise ApiError(503, "not_recordable", "the spool takes no records now", retry_after=5)
+
+    def record(self, record: Transition | Feedback) -> None:
+        """Write a record; a failure is counted and logged once a second."""
+        try:
+            self.keep(record)
+        except Exception:  # serving outlives learning
+            self._metrics.dropped.inc()
+            if time.monotonic() >= self._silent_until:
+                self._silent_until = time.monotonic() + 1
+                logger.exception("a record was lost", extra={"record": record.id})
+
+    def keep(self, record: Transition | Feedback) -> None:
+        """Write a record, or raise SpoolError: for those who must tell their client."""
+        try:
+            self._spool.put(pack_record(record))
+        except SpoolError:
+            self.is_failing = True
+            self._retry_at = time.monotonic() + 1
+            raise
+        self.is_failing = False
+        self._metrics.recorded.labels(type(record).__name__.lower()).inc()
+        self._wake()

@@ -1,0 +1,117 @@
+"""Which policy version answers: a pure choice, and the memory that makes it stick.
+
+An alias means "the current version", but a trajectory ends on the version it
+began on, as long as that one may still answer. The two classes here are plain
+counters used from the event loop only; they do no I/O.
+"""
+
+from collections import Counter, OrderedDict
+from dataclasses import dataclass
+
+from trajectories.registry import Snapshot
+
+ANY = "*"
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Where a call goes. `alias` is the client's name when it is not the upstream's."""
+
+    model: str
+    policy: str | None = None
+    version: int | None = None
+    alias: str | None = None
+
+
+def is_alias(name: str, aliases: tuple[str, ...], snapshot: Snapshot) -> bool:
+    """Whether `name` means the current version. Names of versions mean themselves."""
+    if name in aliases:
+        return True
+    return ANY in aliases and _version_named(name, snapshot) is None
+
+
+def choose(
+    name: str, *, aliases: tuple[str, ...], snapshot: Snapshot, bound: int | None = None
+) -> Route:
+    """The route of a call for `name`; `bound` is the version its trajectory is on."""
+    if is_alias(name, aliases, snapshot):
+        version = snapshot.current
+        if bound is not None and snapshot.is_routable(bound):
+            version = bound
+        return at_version(name, version, snapshot)
+    named = _version_named(name, snapshot)
+    return Route(name, snapshot.policy if named is not None else None, named)
+
+
+def at_version(alias: str, version: int, snapshot: Snapshot) -> Route:
+    """The route of an aliased call to one version."""
+    return Route(snapshot.versions[version].model, snapshot.policy, version, alias)
+
+
+def _version_named(name: str, snapshot: Snapshot) -> int | None:
+    for entry in snapshot.versions.values():
+        if entry.model == name:
+            return entry.version
+    return None
+
+
+class Stickiness:
+    """Trajectory -> version, forgotten when idle, bounded in number."""
+
+    def __init__(self, idle_seconds: float, limit: int = 100_000) -> None:
+        self._idle_seconds = idle_seconds
+        self._limit = limit
+        self._bound: OrderedDict[str, tuple[int, float]] = OrderedDict()
+        self._open: Counter[int] = Counter()
+
+    def version_of(self, trajectory_id: str, now: float) -> int | None:
+        """The version a trajectory is on."""
+        self._forget(now)
+        found = self._bound.get(trajectory_id)
+        return found[0] if found else None
+
+    def bind(self, trajectory_id: str, version: int, now: float) -> None:
+        """Remember the version that answers a trajectory, and that it is alive."""
+        self._drop(trajectory_id)
+        self._bound[trajectory_id] = (version, now)
+        self._open[version] += 1
+        while len(self._bound) > self._limit:
+            self._drop(next(iter(self._bound)))
+
+    def open_by_version(self, now: float) -> dict[int, int]:
+        """How many live trajectories each version has."""
+        self._forget(now)
+        return {version: count for version, count in self._open.items() if count}
+
+    def _forget(self, now: float) -> None:
+        # Every use moves an entry to the end, so the idle ones are in front.
+        while self._bound:
+            oldest = next(iter(self._bound))
+            if now - self._bound[oldest][1] <= self._idle_seconds:
+                return
+            self._drop(oldest)
+
+    def _drop(self, trajectory_id: str) -> None:
+        found = self._bound.pop(trajectory_id, None)
+        if found is not None:
+            self._open[found[0]] -= 1
+
+
+class InFlight:
+    """Requests running now, by version. What an adapter's unload waits for."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[int] = Counter()
+
+    def enter(self, version: int | None) -> None:
+        """A request was routed to `version`."""
+        if version is not None:
+            self._counts[version] += 1
+
+    def leave(self, version: int | None) -> None:
+        """Its answer has ended, whatever way it ended."""
+        if version is not None:
+            self._counts[version] -= 1
+
+    def by_version(self) -> dict[int, int]:
+        return {version: count for version, count in self._counts.items() if count}

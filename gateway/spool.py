@@ -1,0 +1,238 @@
+"""The write-ahead spool: what was answered is on disk before its last byte leaves.
+
+One directory per process, locked; append-only segments; one `write` a record.
+It knows nothing of Redis: the shipper reads what is here and reports how far it
+got. Sequences are reserved in blocks, and every start begins at the next block:
+after a power cut the tail may be gone here but not in Redis, and a number used
+twice would be taken for a repeat there.
+"""
+
+import logging
+import os
+import threading
+import time
+from pathlib import Path
+from typing import Self
+
+import orjson
+
+from gateway.segments import (
+    BAD_SUFFIX,
+    encode_frame,
+    first_sequence,
+    list_segments,
+    segment_path,
+)
+from gateway.spool_directory import (
+    PRODUCER,
+    cut_torn_tail,
+    lock_directory,
+    producer_of,
+    replace_durably,
+)
+from trajectories.errors import SpoolError, SpoolFull
+from trajectories.ids import new_id
+
+logger = logging.getLogger(__name__)
+
+BLOCK = 1 << 20
+SEGMENT_BYTES = 64 * 1024 * 1024
+SYNC_SECONDS = 0.3
+RETAIN_SECONDS = 600
+RETAIN_BYTES = 256 * 1024 * 1024
+_NEARLY_FULL = 0.95
+
+
+class Spool:
+    """The open spool of this process. `put` may be called from any thread."""
+
+    def __init__(
+        self, directory: Path, lock: int, *, budget_bytes: int, segment_bytes: int = SEGMENT_BYTES
+    ) -> None:
+        self.directory = directory
+        self._lock_descriptor = lock
+        self._budget_bytes = budget_bytes
+        self._segment_bytes = segment_bytes
+        self._mutex = threading.Lock()
+        self.producer = producer_of(directory) or new_id("gw")
+        cut_torn_tail(directory)
+        self._sizes = {path: path.stat().st_size for path in list_segments(directory)}
+        self._next = self._reserve()
+        self.first = self._next
+        self.shipped = 0
+        self._path, self._descriptor = self._open_segment()
+        self._is_dirty = False
+        self._is_closing = threading.Event()
+        self._syncer = threading.Thread(target=self._sync_forever, name="spool-sync", daemon=True)
+        self._syncer.start()
+
+    @classmethod
+    def open(cls, root: Path, *, budget_bytes: int, segment_bytes: int = SEGMENT_BYTES) -> Self:
+        """Take over the directory of a process that is gone, else make a new one."""
+        root.mkdir(parents=True, exist_ok=True)
+        for directory in sorted(path for path in root.iterdir() if path.is_dir()):
+            lock = lock_directory(directory)
+            if lock is not None:
+                return cls(directory, lock, budget_bytes=budget_bytes, segment_bytes=segment_bytes)
+        directory = root / new_id("spool")
+        directory.mkdir(mode=0o700)
+        lock = lock_directory(directory)
+        if lock is None:
+            raise SpoolError(f"another process took the new spool directory {directory}")
+        return cls(directory, lock, budget_bytes=budget_bytes, segment_bytes=segment_bytes)
+
+    def put(self, payload: bytes) -> int:
+        """Append one record and return its sequence. Raises SpoolFull or SpoolError."""
+        with self._mutex:
+            if self._next % BLOCK == 0 and self._next != self.first:
+                self._next = self._reserve()
+            frame = encode_frame(self._next, payload)
+            self._make_room(len(frame))
+            if (
+                self._sizes[self._path] + len(frame) > self._segment_bytes
+                and self._sizes[self._path]
+            ):
+                self._rotate()
+            self._write(frame)
+            sequence = self._next
+            self._next += 1
+            return sequence
+
+    @property
+    def last(self) -> int:
+        """The last sequence that was given out (`first - 1` when none was)."""
+        return self._next - 1
+
+    @property
+    def unshipped(self) -> int:
+        """How many records of this process are not in Redis yet."""
+        return max(0, self.last - max(self.shipped, self.first - 1))
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(list(self._sizes.values()))
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the next record may be refused: rather early, as its size is not known."""
+        with self._mutex:
+            is_near = self.size_bytes >= _NEARLY_FULL * self._budget_bytes
+            return is_near and not self._droppable(0, 0)
+
+    def mark_shipped(self, sequence: int) -> None:
+        """Everything up to `sequence` is in Redis: old segments may go."""
+        with self._mutex:
+            self.shipped = sequence
+            for path in self._droppable(RETAIN_SECONDS, RETAIN_BYTES):
+                self._remove(path)
+
+    def close(self) -> None:
+        """Sync, and let the directory go."""
+        self._is_closing.set()
+        self._syncer.join()
+        with self._mutex:
+            self._sync()
+            os.close(self._descriptor)
+            os.close(self._lock_descriptor)
+
+    def _write(self, frame: bytes) -> None:
+        start = self._sizes[self._path]
+        try:
+            written = os.write(self._descriptor, frame)
+        except OSError as error:
+            self._undo(start)
+            raise SpoolError(f"cannot write to the spool: {error}") from error
+        if written < len(frame):
+            # Half a frame would hide every later one from the reader.
+            self._undo(start)
+            raise SpoolError(f"the disk took {written} of {len(frame)} bytes")
+        self._sizes[self._path] = start + len(frame)
+        self._is_dirty = True
+
+    def _undo(self, start: int) -> None:
+        try:
+            os.ftruncate(self._descriptor, start)
+        except OSError:
+            # The number must not be used twice: the torn frame may have carried it.
+            self._next += 1
+            self._rotate()
+
+    def _rotate(self) -> None:
+        self._sync()
+        os.close(self._descriptor)
+        self._path, self._descriptor = self._open_segment()
+
+    def _open_segment(self) -> tuple[Path, int]:
+        path = segment_path(self.directory, self._next)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+        descriptor = os.open(path, flags, 0o600)
+        self._sizes[path] = os.fstat(descriptor).st_size
+        return path, descriptor
+
+    def _make_room(self, needed: int) -> None:
+        if needed + self.size_bytes <= self._budget_bytes:
+            return
+        for path in self._droppable(0, 0):
+            self._remove(path)
+            if needed + self.size_bytes <= self._budget_bytes:
+                return
+        raise SpoolFull(f"the spool holds {self.size_bytes} of {self._budget_bytes} bytes")
+
+    def _droppable(self, retain_seconds: float, retain_bytes: int) -> list[Path]:
+        """Shipped segments that need not be kept, oldest first."""
+        closed = sorted(path for path in self._sizes if path != self._path)
+        starts = [first_sequence(path) for path in closed] + [first_sequence(self._path)]
+        shipped = [
+            path
+            for path, following in zip(closed, starts[1:], strict=True)
+            if self.shipped >= following - 1
+        ]
+        found: list[Path] = []
+        kept = sum(self._sizes[path] for path in shipped)
+        now = time.time()
+        for path in shipped:
+            kept -= self._sizes[path]
+            is_young = path.exists() and now - path.stat().st_mtime < retain_seconds
+            if kept < retain_bytes or is_young:
+                break
+            found.append(path)
+        return found
+
+    def _remove(self, path: Path) -> None:
+        path.unlink(missing_ok=True)  # the reader may have set it aside as corrupt
+        path.with_suffix(BAD_SUFFIX).unlink(missing_ok=True)
+        self._sizes.pop(path, None)
+
+    def _reserve(self) -> int:
+        """The first sequence of the next block, after noting on disk that it is taken."""
+        path = self.directory / PRODUCER
+        reserved = 0
+        if path.exists():
+            reserved = int(orjson.loads(path.read_bytes()).get("reserved", 0))
+        for segment in list_segments(self.directory)[-1:]:
+            # The note may be older than the newest segment on a disk that lost its tail.
+            reserved = max(reserved, (first_sequence(segment) // BLOCK + 1) * BLOCK)
+        start = max(reserved, BLOCK)
+        note = orjson.dumps({"producer": self.producer, "reserved": start + BLOCK})
+        replace_durably(path, note)
+        return start
+
+    def _sync_forever(self) -> None:
+        while not self._is_closing.wait(SYNC_SECONDS):
+            with self._mutex:
+                if not self._is_dirty:
+                    continue
+                self._is_dirty = False
+                descriptor = os.dup(self._descriptor)
+            try:
+                os.fdatasync(descriptor)  # takes milliseconds: never while holding the mutex
+            except OSError:
+                logger.exception("cannot sync the spool")
+            finally:
+                os.close(descriptor)
+
+    def _sync(self) -> None:
+        try:
+            os.fdatasync(self._descriptor)
+        except OSError:
+            logger.exception("cannot sync the spool")

@@ -1,0 +1,135 @@
+"""GET /training/status and POST /training/trigger: the trainer, seen from the gateway.
+
+The trainer is another process. It says how it is under one Redis key and reads
+what is asked of it under another; there is no other way between the two.
+"""
+
+import asyncio
+import time
+from typing import Any, Literal
+
+import orjson
+from fastapi import APIRouter
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from gateway.dialects.chat import parse_object
+from gateway.errors import ApiError
+from gateway.feedback import Raw, Shared
+from gateway.feedback_body import invalid
+from gateway.services import Services
+from trajectories import keys
+from trajectories.connection import RedisError
+from trajectories.ids import new_id
+from trajectories.registry import Snapshot
+from trajectories.resources import VersionState
+
+router = APIRouter()
+
+
+class Trigger(BaseModel):
+    """What may be asked of the trainer."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+    algo: Literal["grpo", "sft"] | None = None
+    force: bool = False
+    dry_run: bool = False
+
+
+@router.get("/training/status")
+async def training_status(services: Shared) -> JSONResponse:
+    """How learning goes, as far as it can be seen from here."""
+    is_serving = await services.upstream.is_reachable()
+    try:
+        content = await asyncio.to_thread(_learning, services)
+    except RedisError:
+        content = {"redis_available": False, "trainer_available": False}
+    content["vllm_available"] = is_serving
+    content["policy"] = _policy(services.watcher.snapshot)
+    return JSONResponse(content)
+
+
+@router.post("/training/trigger", status_code=202)
+def trigger_training(raw: Raw, services: Shared) -> JSONResponse:
+    """Ask for a round now."""
+    wish = _parse(raw)
+    policy, needed = services.settings.policy, services.settings.trainer.min_trajectories
+    try:
+        status = trainer_status(services)
+        have = services.store.count_trainable(policy)
+        queued = services.redis.get(keys.trigger(policy))
+    except RedisError as error:
+        raise ApiError(503, "no_redis", "Redis cannot be reached now", retry_after=2) from error
+    if status is None:
+        message = "no trainer is running: start one with `python -m trainer`"
+        raise ApiError(503, "no_trainer", message, headers={"x-should-retry": "false"})
+    if queued is not None:
+        running = orjson.loads(queued).get("run_id")
+        return JSONResponse({"run_id": running, "status": "already_running"}, 202)
+    if have < needed and not wish.force:
+        message = f"{have} of {needed} rewarded trajectories are there; `force` trains on those"
+        raise ApiError(422, "not_enough_data", message)
+    run_id = new_id("run")
+    if not wish.dry_run:
+        wanted = {
+            "run_id": run_id,
+            "algo": wish.algo or services.settings.trainer.algorithm,
+            "force": wish.force,
+            "at": time.time(),
+        }
+        services.redis.set(keys.trigger(policy), orjson.dumps(wanted), ex=keys.TRIGGER_TTL_SECONDS)
+    return JSONResponse({"run_id": run_id, "status": "dry_run" if wish.dry_run else "queued"}, 202)
+
+
+def _parse(raw: bytes) -> Trigger:
+    body = parse_object(raw, 32) if raw.strip() else {}
+    try:
+        return Trigger.model_validate(body)
+    except ValidationError as error:
+        issue = error.errors()[0]
+        field = str(issue["loc"][0]) if issue["loc"] else None
+        raise invalid(field, f"`{field}`: {issue['msg']}") from error
+
+
+def trainer_status(services: Services) -> dict[str, Any] | None:
+    """What the trainer last said of itself; None when it is not running."""
+    raw = services.redis.get(keys.status(services.settings.policy))
+    found = orjson.loads(raw) if raw else None
+    return found if isinstance(found, dict) else None
+
+
+def _learning(services: Services) -> dict[str, Any]:
+    store, settings = services.store, services.settings
+    counts = store.counts()
+    status = trainer_status(services)
+    rewarded, trajectories = counts["rewarded"], counts["trajectories"]
+    return {
+        "redis_available": True,
+        "trainer_available": status is not None,
+        "total_spans": int(counts["transitions"]),
+        "total_trajectories": int(trajectories),
+        "average_reward": counts["reward_sum"] / rewarded if rewarded else None,
+        "feedback_rate": counts["labelled"] / trajectories if trajectories else 0.0,
+        "total_feedback": int(counts["feedback"]),
+        "state": (status or {}).get("state", "collecting"),
+        "last_run": (status or {}).get("last_run"),
+        "trainable": store.count_trainable(settings.policy),
+        "needed": settings.trainer.min_trajectories,
+        "pending_feedback": store.count_pending(),
+        "unshipped_records": services.spool.unshipped,
+    }
+
+
+def _policy(snapshot: Snapshot) -> dict[str, Any]:
+    candidates = [
+        entry.version
+        for entry in snapshot.versions.values()
+        if entry.state is VersionState.CANDIDATE
+    ]
+    return {
+        "name": snapshot.policy,
+        "current": snapshot.current,
+        "candidate": max(candidates, default=None),
+        "revision": snapshot.revision,
+    }

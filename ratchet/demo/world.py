@@ -1,0 +1,122 @@
+"""The demo's machine room: its directory, its settings file, its model.
+
+Everything lies below one directory, which a new run empties first.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+from ratchet.up import vllm_version
+from trajectories.errors import SettingsError
+from trajectories.settings import Settings, load_settings
+
+MARK = ".ratchet-demo"  # only a directory that holds this file is ever emptied
+
+SETTINGS = """\
+# The settings of the demo: small numbers for a tiny model and impatient users.
+data_dir = "{directory}/data"
+
+[gateway]
+port = {gateway_port}
+shutdown_seconds = 10
+
+[upstream]
+url = "http://127.0.0.1:{engine_port}"
+base_model = "calculator"
+
+[rewards]
+label_window_seconds = 4
+
+[trainer]
+algorithm = "{algorithm}"
+base_model_path = "{model}"
+min_trajectories = {round_size}
+epochs = {epochs}
+learning_rate = {learning_rate}
+batch_size = {batch_size}
+rank = 16
+alpha = 32
+threads = 1
+drain_seconds = 5
+seed = {seed}
+shuffle_rewards = {shuffle}
+
+[engine]
+serve = true
+model = "{model}"
+dtype = "float32"
+max_model_len = 512
+arguments = {arguments}
+"""
+
+
+def free_port() -> int:
+    """A port nobody listens on right now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def require_vllm() -> None:
+    """Raises SettingsError, in one line with the way out, where the demo cannot run."""
+    if vllm_version() is None:
+        raise SettingsError(
+            "the demo serves its model with vLLM, which is not installed here: run `make install`"
+            " on Linux (x86-64 or arm64), or `docker compose up` elsewhere"
+        )
+
+
+def empty(directory: Path) -> Path:
+    """A fresh directory; raises SettingsError rather than emptying one that is not the demo's."""
+    if directory.exists() and any(directory.iterdir()) and not (directory / MARK).is_file():
+        raise SettingsError(f"{directory} exists and is not a demo's: choose another --directory")
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(parents=True)
+    (directory / MARK).touch()
+    return directory.resolve()
+
+
+def forget_environment() -> None:
+    """The demo must not reach a Redis or an engine that the user's own settings name."""
+    for name in list(os.environ):
+        if name.startswith("RATCHET_") or name == "REDIS_URL":
+            del os.environ[name]
+    os.environ["HF_HUB_OFFLINE"] = "1"  # nothing is fetched: the model is made here
+
+
+def make_model(directory: Path, seed: int) -> Path:
+    """Make and pretrain the tiny model, in a process of its own since it needs torch."""
+    model = directory / "model"
+    command = [sys.executable, "-m", "ratchet.demo.model", str(model), "--seed", str(seed)]
+    subprocess.run(command, check=True)
+    return model
+
+
+def write_settings(directory: Path, model: Path, *, seed: int, shuffle: bool) -> Settings:
+    """Write the demo's `ratchet.toml`, point the environment at it, and load it."""
+    path = directory / "ratchet.toml"
+    path.write_text(
+        SETTINGS.format(
+            directory=directory,
+            gateway_port=free_port(),
+            engine_port=free_port(),
+            model=model,
+            seed=seed,
+            shuffle=str(shuffle).lower(),
+            algorithm="grpo",
+            round_size=64,
+            epochs=4,
+            learning_rate=2e-3,
+            batch_size=16,
+            arguments='["--kv-cache-memory-bytes", "64M", "--max-num-seqs", "16"]',
+        ),
+        encoding="utf-8",
+    )
+    os.environ["RATCHET_CONFIG"] = str(path)
+    return load_settings(path)

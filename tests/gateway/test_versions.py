@@ -1,0 +1,132 @@
+"""Which version answers: sticky through a promotion, counted, and never absent."""
+
+from collections.abc import Callable
+
+import httpx2
+import pytest
+
+from gateway.routing import InFlight, Stickiness, choose
+from tests.gateway.conftest import Running, wait_for
+from trajectories.registry import Snapshot
+from trajectories.resources import PolicyVersion, VersionState
+
+
+def version(number: int, state: VersionState = VersionState.CANDIDATE) -> PolicyVersion:
+    return PolicyVersion(policy="policy", version=number, model=f"policy-v{number}", state=state)
+
+
+def promote(running: Running, number: int) -> None:
+    running.fake.adapters[f"policy-v{number}"] = "/x"
+    running.services.registry.add(version(number))
+    running.services.registry.promote(number)
+    wait_for(lambda: running.services.watcher.snapshot.current == number)
+
+
+def test_a_running_trajectory_ends_on_its_version_and_new_ones_go_to_the_new(
+    running: Running,
+) -> None:
+    promote(running, 1)
+    old = running.chat(session_id="old")
+    assert old.headers["x-ratchet-policy"] == "policy@1"
+    assert running.fake.requests[-1].body["model"] == "policy-v1"
+    assert old.json()["model"] == "policy"
+    promote(running, 2)
+    assert running.chat(session_id="old").headers["x-ratchet-policy"] == "policy@1"
+    assert running.chat(session_id="new").headers["x-ratchet-policy"] == "policy@2"
+    assert running.chat().headers["x-ratchet-policy"] == "policy@2"
+    running.services.registry.move(1, VersionState.RETIRED)
+    wait_for(lambda: not running.services.watcher.snapshot.is_routable(1))
+    assert running.chat(session_id="old").headers["x-ratchet-policy"] == "policy@2"
+    assert [r.policy_version for r in running.records()] == [1, 1, 2, 2, 2]
+
+
+def test_a_lost_adapter_is_answered_by_the_base_model_and_stamped_so(running: Running) -> None:
+    promote(running, 1)
+    running.fake.forget_adapters()
+    for stream in (False, True):
+        answer = running.chat(stream=stream)
+        assert answer.status_code == 200
+        assert answer.headers["x-ratchet-policy"] == "policy@0"
+    assert {(r.policy_version, r.model) for r in running.records()} == {(0, "base")}
+    assert running.services.in_flight.by_version() == {}
+    assert "ratchet_fallbacks_total 2.0" in running.client.get("/metrics").text
+
+
+def test_explicit_names_mean_themselves(running: Running) -> None:
+    promote(running, 1)
+    by_name = running.chat(model="policy-v1")
+    assert by_name.headers["x-ratchet-policy"] == "policy@1"
+    assert by_name.json()["model"] == "policy-v1"
+    assert running.chat(model="base").headers["x-ratchet-policy"] == "policy@0"
+
+
+def test_any_name_can_be_an_alias(start: Callable[..., Running]) -> None:
+    running = start(gateway={"aliases": ("*",)})
+    promote(running, 1)
+    running.fake.reply = lambda model, messages: "fine"
+    answer = running.chat(model="gpt-4o-mini", stream=True)
+    assert b'"model":"gpt-4o-mini"' in answer.content
+    assert b"policy-v1" not in answer.content
+    assert running.records()[0].policy_version == 1
+
+
+def test_the_heartbeat_says_what_runs_on_which_version(running: Running) -> None:
+    registry = running.services.registry
+    promote(running, 1)
+    running.fake.hold()
+    body = {"model": "policy", "stream": True, "messages": [], "session_id": "s"}
+    with running.client.stream("POST", "/v1/chat/completions", json=body) as answer:
+        parts = answer.iter_raw()
+        next(parts)
+        promote(running, 2)
+        revision = running.services.watcher.snapshot.revision
+        beat = wait_for(lambda: [b for b in registry.heartbeats() if b.revision == revision])[0]
+        assert beat.gateway == running.services.gateway_id
+        assert beat.in_flight == {1: 1}
+        assert beat.open_trajectories == {1: 1}
+        running.fake.let_go()
+        list(parts)
+    wait_for(lambda: registry.heartbeats()[0].in_flight == {})
+    first = registry.heartbeats()[0].at
+    wait_for(lambda: registry.heartbeats()[0].at > first, 1.5)
+
+
+def test_a_hang_up_lowers_the_count(running: Running) -> None:
+    running.fake.hold()
+    with pytest.raises(httpx2.TimeoutException):
+        running.client.post(
+            "/v1/chat/completions", json={"model": "policy", "messages": []}, timeout=0.2
+        )
+    wait_for(lambda: running.services.in_flight.by_version() == {})
+
+
+def test_stickiness_forgets_the_idle_and_is_bounded() -> None:
+    memory = Stickiness(idle_seconds=10, limit=3)
+    memory.bind("a", 1, now=0)
+    memory.bind("b", 1, now=5)
+    memory.bind("a", 2, now=8)
+    assert memory.open_by_version(now=9) == {1: 1, 2: 1}
+    assert memory.version_of("b", now=16) is None
+    assert memory.version_of("a", now=16) == 2
+    for number in range(5):
+        memory.bind(f"n{number}", 3, now=17)
+    assert memory.open_by_version(now=17) == {3: 3}
+    counts = InFlight()
+    counts.enter(None)
+    counts.enter(1)
+    counts.leave(1)
+    assert counts.by_version() == {}
+
+
+def test_choosing_is_pure() -> None:
+    versions = {
+        0: PolicyVersion(policy="p", version=0, model="base", state=VersionState.DRAINING),
+        1: version(1, VersionState.CURRENT),
+        2: version(2, VersionState.CANDIDATE),
+    }
+    snapshot = Snapshot("p", 7, 1, versions)
+    for bound, expected in [(None, 1), (0, 0), (2, 1), (9, 1)]:
+        route = choose("policy", aliases=("policy",), snapshot=snapshot, bound=bound)
+        assert route.version == expected
+    assert choose("other", aliases=("policy",), snapshot=snapshot).version is None
+    assert choose("policy-v2", aliases=("*",), snapshot=snapshot).alias is None
