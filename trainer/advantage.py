@@ -7,6 +7,11 @@ Pure. Traffic has one answer per prompt, so the baseline is not a GRPO group
     b_i = (sum_{j in key, j != i} r_j + k * m_{-i}) / (n_key - 1 + k)
     A_i = (r_i - b_i) / rms(A),   then A_i *= w  where A_i < 0
 
+over the trajectories that somebody voted on. AIR is read from every trajectory,
+voted on or not, and nearly all of them have nothing to object to: its baseline
+is theirs, 0. Held against the votes of a biased few (say a mean of -0.4, since
+people rather speak up when it went wrong) a mere fault would look like praise.
+
 Leaving r_i out of its own baseline keeps the gradient unbiased (RLOO, arXiv
 2402.14740). A trajectory counts once, however many calls it has. One scale
 for the whole batch: dividing by the spread of a few labels amplifies noise.
@@ -15,7 +20,7 @@ for the whole batch: dividing by the spread of a few labels amplifies noise.
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
-from trainer.credit import final_rewards, shuffle, step_credit
+from trainer.credit import Verdict, shuffle, step_credit, verdicts
 from trainer.samples import Sample
 
 SMALLEST_SCALE = 1e-6
@@ -32,11 +37,11 @@ def advantages(
     shuffle_seed: int | None = None,
 ) -> list[float]:
     """One advantage per sample, in the samples' order."""
-    rewards = final_rewards(samples)
+    known = verdicts(samples)
     if shuffle_seed is not None:
-        rewards = shuffle(rewards, shuffle_seed)
+        known = shuffle(known, shuffle_seed)
     keys = {sample.trajectory: key_of(sample) for sample in samples}
-    centred = subtract_baseline(rewards, keys, shrinkage)
+    centred = centre(known, keys, shrinkage)
     scale = root_mean_square(list(centred.values()))
     if scale < SMALLEST_SCALE:
         return [0.0] * len(samples)
@@ -48,6 +53,15 @@ def advantages(
 def key_of(sample: Sample) -> Key:
     """What a trajectory is compared with: others of its tenant, agent and task."""
     return sample.tenant, sample.agent, sample.task
+
+
+def centre(
+    known: Mapping[str, Verdict], keys: Mapping[str, Key], shrinkage: float
+) -> dict[str, float]:
+    """Votes minus their baseline; rewards of AIR alone as they are."""
+    voted = {name: verdict.reward for name, verdict in known.items() if verdict.is_labelled}
+    alone = {name: verdict.reward for name, verdict in known.items() if not verdict.is_labelled}
+    return alone | subtract_baseline(voted, keys, shrinkage)
 
 
 def subtract_baseline(

@@ -9,18 +9,27 @@ may be learned.
 
 import random
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from trainer.samples import Sample
 from trajectories.model import Trajectory
 
 
-def final_rewards(samples: Sequence[Sample]) -> dict[str, float]:
-    """Trajectory -> final reward; each trajectory once, however many samples it has."""
-    return {sample.trajectory: sample.reward for sample in samples}
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a trajectory was worth, and whether somebody said so or AIR alone."""
+
+    reward: float
+    is_labelled: bool
 
 
-def shuffle(rewards: Mapping[str, float], seed: int) -> dict[str, float]:
-    """The same rewards, dealt out again among the same trajectories."""
+def verdicts(samples: Sequence[Sample]) -> dict[str, Verdict]:
+    """Trajectory -> its verdict; each trajectory once, however many samples it has."""
+    return {sample.trajectory: Verdict(sample.reward, sample.is_labelled) for sample in samples}
+
+
+def shuffle(rewards: Mapping[str, Verdict], seed: int) -> dict[str, Verdict]:
+    """The same verdicts, dealt out again among the same trajectories."""
     names = sorted(rewards)
     values = [rewards[name] for name in names]
     random.Random(seed).shuffle(values)

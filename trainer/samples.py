@@ -13,6 +13,8 @@ from enum import StrEnum
 
 from trajectories.model import Choice, Outcome, Record, Sampling, Trajectory, Transition
 
+AIR = "air:"  # how the sources of automatic rewards begin
+
 # Sampling that cuts the distribution more than this makes the raw logprob a poor
 # description of how the token was chosen.
 LEAST_TOP_P = 0.8
@@ -59,6 +61,7 @@ class Sample(Record):
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]  # of the sampler, in nats, at temperature 1
     reward: float  # the trajectory's final reward
+    is_labelled: bool = True  # somebody voted; False: the reward is AIR's alone
     step_reward: float = 0.0  # intermediate rewards of this transition
     has_ratio: bool = True  # whether an importance ratio makes sense
 
@@ -157,6 +160,7 @@ def _sample(trajectory: Trajectory, transition: Transition, choice: Choice) -> S
         token_ids=choice.token_ids,
         logprobs=choice.logprobs,
         reward=trajectory.reward,
+        is_labelled=any(not reward.source.startswith(AIR) for reward in trajectory.rewards),
         step_reward=sum(
             reward.value for reward in trajectory.rewards if reward.transition_id == transition.id
         ),

@@ -33,7 +33,7 @@ ROUNDS = 6  # policy versions to learn before the last measurement
 LOOP_SECONDS = 600.0
 HELD_OUT_EACH = 200  # questions asked of each version
 HELD_OUT_FINAL = 400  # questions asked of the first and the last
-CONCURRENCY = 8
+CONCURRENCY = 6
 POINT_SESSIONS = 25
 LINE_SECONDS = 15.0
 

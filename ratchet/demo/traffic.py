@@ -140,7 +140,8 @@ class Traffic:
         self._failed += reply.failure is Failure.REQUEST
         self._cut += reply.failure is Failure.STREAM
         right = is_right(question, reply.text)
-        thumb = self.crowd.react(right)
+        # Who got no answer at all has nothing to judge.
+        thumb = self.crowd.react(right) if reply.failure is None else None
         number = self.crowd.sessions
         self._right.append(right)
         if thumb is not None:

@@ -5,6 +5,7 @@ Everything lies below one directory, which a new run empties first.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
@@ -16,6 +17,9 @@ from ratchet.up import vllm_version
 from trajectories.errors import SettingsError
 from trajectories.settings import Settings, load_settings
 
+ENGINE_ARGUMENTS = [
+    "--kv-cache-memory-bytes", "64M", "--max-num-seqs", "16", "--disable-log-stats",
+]  # fmt: skip
 MARK = ".ratchet-demo"  # only a directory that holds this file is ever emptied
 
 SETTINGS = """\
@@ -41,6 +45,7 @@ epochs = {epochs}
 learning_rate = {learning_rate}
 batch_size = {batch_size}
 rank = 16
+negative_weight = 0.1
 alpha = 32
 threads = 1
 drain_seconds = 5
@@ -110,11 +115,11 @@ def write_settings(directory: Path, model: Path, *, seed: int, shuffle: bool) ->
             seed=seed,
             shuffle=str(shuffle).lower(),
             algorithm="grpo",
-            round_size=64,
-            epochs=4,
-            learning_rate=2e-3,
-            batch_size=16,
-            arguments='["--kv-cache-memory-bytes", "64M", "--max-num-seqs", "16"]',
+            round_size=96,
+            epochs=6,
+            learning_rate=1e-3,
+            batch_size=32,
+            arguments=json.dumps(ENGINE_ARGUMENTS),
         ),
         encoding="utf-8",
     )

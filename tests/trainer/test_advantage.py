@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from tests.trainer.records import a_sample, a_trajectory
 from trainer.advantage import advantages, subtract_baseline
-from trainer.credit import over_share, shuffle
+from trainer.credit import Verdict, over_share, shuffle
 from trainer.samples import Sample
 from trajectories.model import Reward
 
@@ -69,13 +69,29 @@ def test_negative_advantages_weigh_less() -> None:
     assert bad == pytest.approx(-0.25 * good)
 
 
+def test_a_fault_nobody_voted_on_is_never_praised_because_voters_complain() -> None:
+    complaints = [a_sample(f"c{i}", 1.0 if i == 0 else -1.0) for i in range(5)]
+    fault = a_sample("fault", -0.3, is_labelled=False)
+    assert plain([*complaints, fault])[-1] < 0
+
+
+def test_faults_do_not_move_the_baseline_of_the_votes() -> None:
+    votes = [a_sample("a", 1.0), a_sample("b", -1.0)]
+    faults = [a_sample(f"f{i}", -0.3, is_labelled=False) for i in range(6)]
+    good, bad = plain([*votes, *faults])[:2]
+    assert good == pytest.approx(-bad)
+
+
 def test_shuffled_rewards_are_the_same_rewards_of_the_same_trajectories() -> None:
-    rewards = {f"t{i}": i / 10 for i in range(10)}
-    shuffled = shuffle(rewards, seed=1)
-    assert sorted(shuffled.values()) == sorted(rewards.values())
-    assert shuffled.keys() == rewards.keys()
-    assert shuffled != rewards
-    assert shuffle(rewards, seed=1) == shuffled, "a resumed round shuffles alike"
+    known = {f"t{i}": Verdict(i / 10, i % 2 == 0) for i in range(10)}
+    shuffled = shuffle(known, seed=1)
+    assert sorted(v.reward for v in shuffled.values()) == [i / 10 for i in range(10)]
+    assert {(v.reward, v.is_labelled) for v in shuffled.values()} == {
+        (v.reward, v.is_labelled) for v in known.values()
+    }
+    assert shuffled.keys() == known.keys()
+    assert shuffled != known
+    assert shuffle(known, seed=1) == shuffled, "a resumed round shuffles alike"
 
 
 def test_step_rewards_tell_calls_of_one_trajectory_apart() -> None:
