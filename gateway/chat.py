@@ -60,8 +60,8 @@ class ChatCompletions:
             attribution=found,
             trajectory_id=trajectory,
             attempt=_attempt(header(scope, b"x-stainless-retry-count")),
-            is_trainable=(header(scope, b"x-ratchet-train") or "").lower()
-            not in ("off", "false", "0"),
+            # Any value but an explicit no opts out: better to learn too little.
+            is_trainable=(header(scope, b"x-ratchet-no-train") or "0").lower() in ("0", "false"),
             route=self._route(body["model"], trajectory, found),
         )
 

@@ -25,7 +25,7 @@ _ROUTES = {
 
 
 class Metrics:
-    """Every metric of the gateway. Documented in docs/metrics.md."""
+    """Every metric of the gateway. Documented in docs/architecture.md."""
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()

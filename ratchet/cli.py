@@ -160,7 +160,7 @@ def policies(data_dir: DataDir = None) -> None:
         "parent",
         "run",
         "created",
-        "trajectories",
+        "trained on",
         "reward",
         "note",
     ):
@@ -181,7 +181,7 @@ def _policy_row(entry: PolicyVersion) -> tuple[str | Text, ...]:
         str(entry.version),
         Text(entry.state.value, style=style),
         "" if entry.parent is None else str(entry.parent),
-        entry.run_id or "base model",
+        f"…{entry.run_id[-8:]}" if entry.run_id else "base model",
         created,
         "" if trained is None else f"{trained:.0f}",
         "" if reward is None else f"{reward:+.3f}",

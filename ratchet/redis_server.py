@@ -42,7 +42,7 @@ def find_server() -> str:
 
 def is_configured(settings: Settings) -> bool:
     """Whether the settings name a Redis, so that none is to be started."""
-    return "redis" in settings.model_fields_set
+    return "url" in settings.redis.model_fields_set
 
 
 def embedded_settings(settings: Settings) -> RedisSettings:

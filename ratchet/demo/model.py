@@ -237,8 +237,10 @@ def main() -> None:
     arguments = parser.parse_args()
 
     import torch
+    import transformers
 
     torch.set_num_threads(arguments.threads)
+    transformers.utils.logging.disable_progress_bar()  # one bar is enough
     make(arguments.out, seed=arguments.seed, steps=arguments.steps)
 
 

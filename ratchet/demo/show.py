@@ -8,6 +8,7 @@ held-out accuracy is asked past the gateway and reaches nobody but the onlooker.
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 import time
 from pathlib import Path
@@ -29,8 +30,8 @@ from trajectories.registry import Registry, Snapshot
 from trajectories.resources import PolicyVersion
 from trajectories.settings import Settings
 
-ROUNDS = 6  # policy versions to learn before the last measurement
-LOOP_SECONDS = 600.0
+ROUNDS = 8  # policy versions to learn before the last measurement
+LOOP_SECONDS = 660.0
 HELD_OUT_EACH = 200  # questions asked of each version
 HELD_OUT_FINAL = 400  # questions asked of the first and the last
 CONCURRENCY = 6
@@ -120,7 +121,7 @@ class Show:
         self.results.cut_streams = counts.cut_streams
         self.results.swap_seconds = [entry.swap_seconds for entry in self.results.versions]
         if not self._stop.is_set():
-            console.print("[bold]5[/]  measuring the last version on held-out questions")
+            console.print("\n[bold]5[/]  measuring the last version on held-out questions")
             current = await self._snapshot()
             last = current.versions[current.current].model if current else base
             self.results.accuracy_after = await self._measure(last, HELD_OUT_FINAL)
@@ -228,6 +229,6 @@ def _print_end(results: Results, path: Path, picture: Path, directory: Path) -> 
         f" {results.seconds:.0f} s"
     )
     console.print(f"figures   {path}\npicture   {picture}")
-    data = directory / "data"
-    console.print(f"look on   ratchet policies --data-dir {data}")
-    console.print(f"          ratchet export traffic.jsonl --data-dir {data}")
+    command = f"RATCHET_CONFIG={directory}/ratchet.toml {Path(sys.executable).with_name('ratchet')}"
+    console.print(f"look on   {command} policies", soft_wrap=True)
+    console.print(f"          {command} export traffic.jsonl", soft_wrap=True)

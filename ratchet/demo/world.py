@@ -26,6 +26,9 @@ SETTINGS = """\
 # The settings of the demo: small numbers for a tiny model and impatient users.
 data_dir = "{directory}/data"
 
+[redis]
+timeout_seconds = 2  # two cores do everything here, and are busy
+
 [gateway]
 port = {gateway_port}
 shutdown_seconds = 10
