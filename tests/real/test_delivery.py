@@ -1,6 +1,7 @@
 """Real vLLM: what is served is what was trained, and nothing else gets in."""
 
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from trainer.base import fingerprint
 from trainer.engine import Engine
 from trainer.gate import WEIGHTS, Expected
 from trainer.probe import compare, run_probe
-from trainer.swap import Swap
+from trainer.swap import MAX_LOADED, Swap
 from trajectories.connection import Redis
 from trajectories.errors import AdapterError, EngineError
 from trajectories.registry import Registry
@@ -86,8 +87,6 @@ def test_the_probe_does_not_harm_requests_that_run_beside_it(
     engine, client: Engine, make_adapter: MakeAdapter
 ) -> None:
     """prompt_logprobs under an adapter kills vLLM 0.32 when other requests are in the batch."""
-    import threading
-
     _, path = make_adapter()
     probe_set = ProbeSet.from_json((path / PROBE).read_bytes())
     client.load(path.name, str(path))
@@ -113,6 +112,34 @@ def test_the_probe_does_not_harm_requests_that_run_beside_it(
     assert delivery.adapter_error < 1e-4
     assert len(set(answered)) == 1
     assert client.is_healthy()
+
+
+def test_the_base_model_stays_itself_beside_as_many_adapters_as_are_ever_loaded(
+    engine, client: Engine, make_adapter: MakeAdapter
+) -> None:
+    """vLLM's CPU kernels give base rows the last adapter slot's weights: it has to stay empty."""
+    paths = [make_adapter()[1] for _ in range(MAX_LOADED)]
+    for path in paths:
+        client.load(path.name, str(path))
+    probe = ProbeSet.from_json((paths[0] / PROBE).read_bytes()).probes[0]
+    stop = threading.Event()
+
+    def keep_busy(name: str) -> None:
+        while not stop.is_set():
+            answer(engine, name)
+
+    threads = [threading.Thread(target=keep_busy, args=(path.name,)) for path in paths]
+    for thread in threads:
+        thread.start()
+    try:
+        served = client.logprobs("calculator", probe.prompt_token_ids, probe.token_ids)
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    for path in paths:
+        client.unload(path.name)
+    assert max(abs(a - b) for a, b in zip(served, probe.base_logprobs, strict=True)) < 1e-4
 
 
 def test_an_adapter_that_serves_the_base_is_refused_by_the_probe(
