@@ -59,10 +59,8 @@ def engine_spec(settings: Settings, environment: Mapping[str, str]) -> ProcessSp
         "--port", str(address.port or 8000),
         "--dtype", settings.engine.dtype,
         "--max-model-len", str(settings.engine.max_model_len),
-        # Room for the current, the candidate, the draining and the previous version, and one
-        # slot that stays empty: in a batch that mixes base and adapters, vLLM's CPU kernels
-        # give the base's rows the weights of the last slot.
-        "--enable-lora", "--max-loras", "5", "--max-cpu-loras", "8",
+        # Room for the current, the candidate, the draining and the previous version.
+        "--enable-lora", "--max-loras", "4", "--max-cpu-loras", "8",
         "--max-lora-rank", str(settings.engine.max_lora_rank),
         "--enable-auto-tool-choice", "--tool-call-parser", "hermes",
         "--disable-uvicorn-access-log",

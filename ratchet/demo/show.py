@@ -30,7 +30,7 @@ from trajectories.registry import Registry, Snapshot
 from trajectories.resources import PolicyVersion
 from trajectories.settings import Settings
 
-ROUNDS = 7  # policy versions to learn before the last measurement
+ROUNDS = 6  # policy versions to learn before the last measurement
 LOOP_SECONDS = 660.0
 HELD_OUT_EACH = 150  # questions asked of each version
 HELD_OUT_FINAL = 400  # questions asked of the first and the last
