@@ -26,6 +26,9 @@ from trajectories.settings import Settings
 
 logger = logging.getLogger(__name__)
 
+_SHIPPING_SECONDS = 10  # what a batch may take longer than a command that somebody waits for
+_FIRST_SNAPSHOT_SECONDS = 1.0
+
 
 def create_app(
     settings: Settings, *, redis: Redis | None = None, upstream: Upstream | None = None
@@ -36,7 +39,10 @@ def create_app(
     and, at the end, closes. One app lives once.
     """
     services = build_services(
-        settings, redis or connect(settings.redis), upstream or Upstream(settings.upstream)
+        settings,
+        redis or connect(settings.redis),
+        upstream or Upstream(settings.upstream),
+        shipping=redis or connect(settings.redis, blocking_seconds=_SHIPPING_SECONDS),
     )
     app = FastAPI(
         title="Ratchet", lifespan=_lifespan, openapi_url=None, docs_url=None, redoc_url=None
@@ -71,11 +77,12 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     services: Services = app.state.services
     services.shipper.start()
     async with services.upstream:
+        # So that the first calls already go to the current version, if Redis is there to ask.
+        await services.watcher.try_refresh(_FIRST_SNAPSHOT_SECONDS)
         watching = asyncio.create_task(services.watcher.run(), name="snapshot")
         try:
             yield
         finally:
-            services.is_draining = True
             watching.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await watching

@@ -37,8 +37,8 @@ async def read_body(scope: Scope, receive: Receive, limit_bytes: int) -> bytes:
 
 def check_length(scope: Scope, limit_bytes: int) -> None:
     """Refuse a body that says itself that it is too large."""
-    declared = header(scope, b"content-length")
-    if declared is not None and declared.isdigit() and int(declared) > limit_bytes:
+    declared = whole_number(header(scope, b"content-length"))
+    if declared is not None and declared > limit_bytes:
         raise too_large(limit_bytes)
 
 
@@ -53,6 +53,13 @@ def header(scope: Scope, name: bytes) -> str | None:
             text: str = value.decode("latin-1")
             return text
     return None
+
+
+def whole_number(text: str | None) -> int | None:
+    """A header's number; None when it is none. (`isdigit` alone takes a superscript for one.)"""
+    if text is None or len(text) > 20 or not (text.isascii() and text.isdigit()):
+        return None
+    return int(text)
 
 
 async def disconnected(receive: Receive) -> None:

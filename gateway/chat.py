@@ -10,7 +10,7 @@ from typing import Any
 
 from gateway.attribution import Attribution, attribute
 from gateway.auth import TENANT
-from gateway.bodies import ClientLeft, header, read_body
+from gateway.bodies import ClientLeft, header, read_body, whole_number
 from gateway.call import Call
 from gateway.carry import carry
 from gateway.dialects.chat import parse_chat
@@ -81,4 +81,5 @@ class ChatCompletions:
 
 
 def _attempt(count: str | None) -> int:
-    return int(count) if count is not None and count.isdigit() and len(count) < 4 else 0
+    number = whole_number(count)
+    return number if number is not None and number < 1000 else 0

@@ -5,6 +5,7 @@ because it came early, late, twice, or while Redis was away; the answer only
 says what is known now. Plain functions: FastAPI runs them in threads.
 """
 
+import re
 import time
 import uuid
 from typing import Annotated, Any
@@ -28,7 +29,7 @@ from gateway.paths import path_ids
 from gateway.services import Services
 from trajectories.connection import RedisError
 from trajectories.errors import SpoolError
-from trajectories.ids import trajectory_id
+from trajectories.ids import TRAJECTORY_PATTERN, trajectory_id
 from trajectories.model import Feedback, Trajectory
 from trajectories.store import TrajectoryRef
 
@@ -103,9 +104,10 @@ def _replay(services: Services, earlier: Feedback, again: Feedback) -> JSONRespo
 
 
 def _check_agreement(body: FeedbackBody, feedback: Feedback, ref: TrajectoryRef | None) -> None:
-    named = named_trajectory(body, TENANT)
+    # A task may have gone through several sessions: it is not held against the response.
+    named = named_trajectory(body, TENANT) if body.task_id is None else None
     if feedback.response_id is not None and ref is not None and named not in (None, ref.id):
-        message = "the response and the session or task do not belong together"
+        message = "the response and the session or trajectory do not belong together"
         raise invalid("response_id", message, "target_conflict")
 
 
@@ -174,13 +176,18 @@ def get_trajectory(wanted: str, services: Shared) -> JSONResponse:
 
 def _trajectory(services: Services, wanted: str) -> JSONResponse:
     try:
-        found = services.store.trajectory(TrajectoryRef(TENANT, wanted))
+        ref = services.store.locate(TrajectoryRef(TENANT, wanted)) if _is_id(wanted) else None
+        found = services.store.trajectory(ref) if ref else None
     except RedisError as error:
         raise _no_redis() from error
     if found is None:
         message = f"there is no trajectory {wanted}, or it has not arrived yet"
         raise ApiError(404, "unknown_trajectory", message)
     return JSONResponse(_view(found))
+
+
+def _is_id(wanted: str) -> bool:
+    return re.fullmatch(TRAJECTORY_PATTERN, wanted) is not None
 
 
 def _view(trajectory: Trajectory) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from gateway.attribution import clean_id
 from gateway.dialects.chat import parse_object
 from gateway.errors import ApiError
-from trajectories.ids import derived_id, trajectory_id
+from trajectories.ids import TRAJECTORY_PATTERN, derived_id, trajectory_id
 from trajectories.model import Feedback, FeedbackSource
 
 MAX_BYTES = 256 * 1024
@@ -36,6 +36,10 @@ _FORMS = ("value", "reward", "thumb", "rating")
 _TARGETS = ("session_id", "task_id", "trajectory_id")
 
 Id = Annotated[str, StringConstraints(min_length=1, max_length=512)]
+# The engine makes a response id out of what the client sent; so it may hold any visible character.
+ResponseId = Annotated[str, StringConstraints(pattern=r"^[!-~]{1,512}$")]
+# No colon: under the key of a trajectory lie its votes and its rewards.
+TrajectoryId = Annotated[str, StringConstraints(pattern=TRAJECTORY_PATTERN)]
 
 
 class FeedbackBody(BaseModel):
@@ -43,10 +47,10 @@ class FeedbackBody(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
 
-    response_id: Id | None = None
+    response_id: ResponseId | None = None
     session_id: Id | None = None
     task_id: Id | None = None
-    trajectory_id: Id | None = None
+    trajectory_id: TrajectoryId | None = None
     name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,64}$")] = "reward"
     value: bool | float | Annotated[str, StringConstraints(max_length=256)] | None = None
     reward: Annotated[float, Field(ge=-1, le=1)] | None = None
@@ -159,7 +163,11 @@ def named_trajectory(body: FeedbackBody, tenant: str) -> str | None:
         return body.trajectory_id
     if body.session_id is None and body.task_id is None:
         return None
-    return trajectory_id(tenant, session=clean_id(body.session_id), task=clean_id(body.task_id))
+    session, task = clean_id(body.session_id), clean_id(body.task_id)
+    if session is None and task is None:
+        name = "session_id" if body.session_id is not None else "task_id"
+        raise invalid(name, f"`{name}` is blank", "no_target")
+    return trajectory_id(tenant, session=session, task=task)
 
 
 def _target(

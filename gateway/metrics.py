@@ -74,6 +74,11 @@ class Metrics:
         self.adopted_batches = Counter(
             "ratchet_adopted_batches", "Batches shipped for dead processes", registry=registry
         )
+        self.producer_conflicts = Counter(
+            "ratchet_producer_conflicts",
+            "Times another gateway was found to write under our id",
+            registry=registry,
+        )
         self.corrupt_segments = Counter(
             "ratchet_corrupt_segments", "Spool segments set aside as broken", registry=registry
         )

@@ -4,6 +4,7 @@ Bodies stream both ways. The engine's admin routes are not on offer: whoever can
 load an adapter can run code there. Model lists are the one answer we compose.
 """
 
+import asyncio
 import logging
 import re
 import time
@@ -15,7 +16,7 @@ import orjson
 
 from gateway.bodies import check_length, header, too_large
 from gateway.carry import carry
-from gateway.errors import ApiError, Receive, Scope, Send, send_bytes, send_error
+from gateway.errors import ApiError, Message, Receive, Scope, Send, send_bytes, send_error
 from gateway.routing import ANY
 from gateway.services import Services
 from gateway.upstream import UpstreamCut, request_headers, response_headers
@@ -72,11 +73,11 @@ class PassThrough:
             await send_error(send, error)
             return
         forward = _Forward(self._services, scope, path, receive, send)
-        await forward.run()
+        await carry(forward, forward.receive_after_body)
 
 
 class _Forward:
-    """One request on its way through."""
+    """One request on its way through and back; ends with its answer, or when the client leaves."""
 
     def __init__(
         self, services: Services, scope: Scope, path: str, receive: Receive, send: Send
@@ -87,12 +88,21 @@ class _Forward:
         self._receive = receive
         self._send = send
         self._is_too_large = False
+        self._is_sent = asyncio.Event()  # all of the body was read
+
+    def abandon(self) -> None:
+        """The client has left: there is nothing to keep."""
+
+    async def receive_after_body(self) -> Message:
+        """What the client says once it has said everything: that it leaves."""
+        await self._is_sent.wait()
+        return await self._receive()
 
     async def run(self) -> None:
         try:
             response = await self._request()
             try:
-                await carry(_Return(self._services, response, self._send), self._receive)
+                await self._return(response)
             finally:
                 response.close()
         except ApiError as error:
@@ -106,13 +116,16 @@ class _Forward:
         scope = self._scope
         query = scope.get("query_string", b"").decode("latin-1")
         headers = request_headers(scope["headers"], self._services.upstream.api_key)
-        has_body = header(scope, b"transfer-encoding") or header(scope, b"content-length")
+        declared = header(scope, b"transfer-encoding") or header(scope, b"content-length")
+        has_body = declared not in (None, "0")
+        if not has_body:
+            self._is_sent.set()
         try:
             return await self._services.upstream.request(
                 scope["method"],
                 self._path + (f"?{query}" if query else ""),
                 headers=headers,
-                body=self._body() if has_body not in (None, "0") else None,
+                body=self._body() if has_body else None,
             )
         except ApiError:
             if self._is_too_large:
@@ -133,22 +146,11 @@ class _Forward:
             if piece:
                 yield piece
             if not message.get("more_body", False):
+                self._is_sent.set()
                 return
 
-
-class _Return:
-    """The way back of an answer; ends with it, or when the client leaves."""
-
-    def __init__(self, services: Services, response: aiohttp.ClientResponse, send: Send) -> None:
-        self._services = services
-        self._response = response
-        self._send = send
-
-    def abandon(self) -> None:
-        """The client has left: there is nothing to keep."""
-
-    async def run(self) -> None:
-        response, send = self._response, self._send
+    async def _return(self, response: aiohttp.ClientResponse) -> None:
+        send = self._send
         headers = response_headers(response)
         length = response.headers.get("content-length")
         if length is not None:

@@ -43,15 +43,15 @@ class Recorder:
         if self._is_required and (is_failing or self._spool.is_full):
             raise ApiError(503, "not_recordable", "the spool takes no records now", retry_after=5)
 
-    def record(self, record: Transition | Feedback) -> None:
-        """Write a record; a failure is counted and logged once a second."""
+    def record(self, record_id: str, make: Callable[[], Transition]) -> None:
+        """Make a record and write it; a failure of either is counted and logged once a second."""
         try:
-            self.keep(record)
+            self.keep(make())
         except Exception:  # serving outlives learning
             self._metrics.dropped.inc()
             if time.monotonic() >= self._silent_until:
                 self._silent_until = time.monotonic() + 1
-                logger.exception("a record was lost", extra={"record": record.id})
+                logger.exception("a record was lost", extra={"record": record_id})
 
     def keep(self, record: Transition | Feedback) -> None:
         """Write a record, or raise SpoolError: for those who must tell their client."""

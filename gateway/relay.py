@@ -7,6 +7,8 @@ synchronous write: nothing can be cancelled in the middle of it.
 
 import asyncio
 import time
+from collections.abc import Callable
+from typing import Any
 
 import aiohttp
 import orjson
@@ -19,7 +21,7 @@ from gateway.routing import at_version
 from gateway.services import Services
 from gateway.sse import EventSplitter, StreamCleaner, is_done
 from gateway.upstream import UpstreamCut, request_headers, response_headers
-from trajectories.model import Outcome
+from trajectories.model import Outcome, Transition
 
 _PATH = "/v1/chat/completions"
 _TAIL_SECONDS = 0.2  # how long bytes behind [DONE] are waited for
@@ -62,11 +64,11 @@ class Relay:
             finally:
                 response.close()  # a whole answer was released to the pool before: then a no-op
         except ApiError as error:
-            self._record(Folded(), Outcome.FAILED, status=error.status, error=error.code)
+            self._record(Folded, Outcome.FAILED, status=error.status, error=error.code)
             await send_error(self._send, error, self._own_headers())
         except asyncio.CancelledError:
             outcome = Outcome.DISCONNECTED if self._is_abandoned else Outcome.INCOMPLETE
-            self._record(fold(bytes(self._stream)), outcome)
+            self._record(self._fold, outcome)
             if not self._is_abandoned:
                 await self._break_off("gateway_stopping", "the gateway is shutting down")
             raise
@@ -119,49 +121,50 @@ class Relay:
         except UpstreamCut as error:
             raise ApiError(502, "upstream_broke_off", str(error), retry_after=1) from error
         self._first_byte = time.monotonic()
-        answer, cleaned = self._read_whole(raw)
-        if response.status >= 400:
-            outcome = Outcome.FAILED
-        else:
-            outcome = Outcome.COMPLETE if answer.is_complete else Outcome.INCOMPLETE
-        self._record(answer, outcome, status=response.status)
-        headers = [*response_headers(response), *self._own_headers()]
+        answer = _object(raw)
+        outcome = Outcome.FAILED if response.status >= 400 else None
+        # Recorded first: what comes next takes out of the answer what learning needs.
+        self._record(
+            lambda: Folded(garbage=1) if answer is None else fold_answer(answer),
+            outcome,
+            status=response.status,
+        )
+        if answer is not None and strip_answer(answer, self._additions, self._route.alias):
+            raw = orjson.dumps(answer)
         self._has_started = True
         self.leave()  # the engine is done with it, whatever the client's pace
-        await send_bytes(self._send, response.status, headers, cleaned)
-
-    def _read_whole(self, raw: bytes) -> tuple[Folded, bytes]:
-        try:
-            answer = orjson.loads(raw)
-        except orjson.JSONDecodeError:
-            return Folded(garbage=1), raw
-        if not isinstance(answer, dict):
-            return Folded(garbage=1), raw
-        folded = fold_answer(answer)
-        has_changed = strip_answer(answer, self._additions, self._route.alias)
-        return folded, orjson.dumps(answer) if has_changed else raw
+        await send_bytes(self._send, response.status, self._headers(response), raw)
 
     # -- a stream ------------------------------------------------------------------
 
     async def _relay_stream(self, response: aiohttp.ClientResponse) -> None:
-        headers = [*response_headers(response), *self._own_headers()]
+        headers = self._headers(response)
         await self._send({"type": "http.response.start", "status": 200, "headers": headers})
         self._has_started = True
         try:
             tail = await self._relay_events(response)
         except UpstreamCut as error:
-            self._record(fold(bytes(self._stream)), Outcome.INCOMPLETE, error=str(error))
+            self._record(self._fold, Outcome.INCOMPLETE, error=str(error))
             await self._break_off("upstream_broke_off", str(error))
             return
-        answer = fold(bytes(self._stream))
-        self._record(answer, Outcome.COMPLETE if answer.is_complete else Outcome.INCOMPLETE)
+        self._record(self._fold)
         self.leave()
         await self._send({"type": "http.response.body", "body": tail})
 
     async def _relay_events(self, response: aiohttp.ClientResponse) -> bytes:
         """Forward events up to [DONE]; the bytes from there on are returned, not sent."""
-        splitter = EventSplitter()
         cleaner = StreamCleaner(self._additions, self._route.alias)
+        try:
+            return await self._relay_cleaned(response, cleaner)
+        except UpstreamCut:
+            if held := cleaner.flush():  # a whole event, and the client's
+                await self._send({"type": "http.response.body", "body": held, "more_body": True})
+            raise
+
+    async def _relay_cleaned(
+        self, response: aiohttp.ClientResponse, cleaner: StreamCleaner
+    ) -> bytes:
+        splitter = EventSplitter()
         while piece := await self._services.upstream.read(response):
             if self._first_byte is None:
                 self._first_byte = time.monotonic()
@@ -175,11 +178,8 @@ class Relay:
                 rest = [cleaner.flush(), *events[done:], splitter.flush()]
                 return b"".join(rest) + await self._read_tail(response)
         rest_bytes = splitter.flush()
-        held = cleaner.flush()
         if is_done(rest_bytes):
-            return held + rest_bytes
-        if held:
-            await self._send({"type": "http.response.body", "body": held, "more_body": True})
+            return cleaner.flush() + rest_bytes
         raise UpstreamCut("the engine ended its answer without saying that it was whole")
 
     async def _read_tail(self, response: aiohttp.ClientResponse) -> bytes:
@@ -207,29 +207,46 @@ class Relay:
 
     def _record(
         self,
-        answer: Folded,
-        outcome: Outcome,
+        answered: Callable[[], Folded],
+        outcome: Outcome | None = None,
         *,
         status: int | None = None,
         error: str | None = None,
     ) -> None:
+        """Record once; without an `outcome`, the answer says whether it is complete.
+
+        All of it runs inside the recorder: a bug here must not reach the client.
+        """
         if self._is_recorded:
             return
         self._is_recorded = True
-        ending = Ending(
-            outcome=outcome,
-            ended=time.monotonic(),
-            first_byte=self._first_byte,
-            http_status=status or self._status,
-            error=error,
-            is_streamed=self._is_streamed,
-        )
         services = self._services
-        services.metrics.outcomes.labels(outcome.value).inc()
-        transition = transition_of(
-            self._call, self._route, answer, ending, gateway=services.gateway_id
-        )
-        services.recorder.record(transition)
+
+        def transition() -> Transition:
+            answer = answered()
+            found = Outcome.COMPLETE if answer.is_complete else Outcome.INCOMPLETE
+            ending = Ending(
+                outcome=outcome or found,
+                ended=time.monotonic(),
+                first_byte=self._first_byte,
+                http_status=status or self._status,
+                error=error,
+                is_streamed=self._is_streamed,
+            )
+            services.metrics.outcomes.labels(ending.outcome.value).inc()
+            gateway = services.gateway_id
+            return transition_of(self._call, self._route, answer, ending, gateway=gateway)
+
+        services.recorder.record(self._call.id, transition)
+
+    def _fold(self) -> Folded:
+        return fold(bytes(self._stream))
+
+    def _headers(self, response: aiohttp.ClientResponse) -> Headers:
+        """The engine's headers and ours; where both name a thing, ours."""
+        own = self._own_headers()
+        names = {name for name, _ in own}
+        return [*(entry for entry in response_headers(response) if entry[0] not in names), *own]
 
     def _own_headers(self) -> Headers:
         headers = [
@@ -240,3 +257,12 @@ class Relay:
             stamp = f"{self._route.policy}@{self._route.version}"
             headers.append((b"x-ratchet-policy", stamp.encode()))
         return headers
+
+
+def _object(raw: bytes) -> dict[str, Any] | None:
+    """The JSON object an answer is, or None."""
+    try:
+        answer = orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        return None
+    return answer if isinstance(answer, dict) else None

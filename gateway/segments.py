@@ -69,6 +69,11 @@ def good_length(path: Path) -> int:
     return end
 
 
+def last_sequence(path: Path) -> int:
+    """The last good sequence of a segment; the one before its first when it has none."""
+    return max((frame.sequence for frame in read_frames(path)), default=first_sequence(path) - 1)
+
+
 def is_corrupt(path: Path, offset: int) -> bool:
     """Whether the frame at `offset` is wholly there and wrong (not just unfinished)."""
     try:
@@ -92,10 +97,16 @@ class SegmentReader:
         self._after = 0
         self._path: Path | None = None
         self._offset = 0
+        self._before: tuple[int, Path | None, int] = (0, None, 0)  # where the last batch began
         self.corrupt_segments = 0
 
     def seek(self, after: int) -> None:
         """Go on behind `after`: the last sequence that has arrived."""
+        if after == self._after:
+            return
+        if after == self._before[0]:  # the last batch once more: no need to look for it
+            self._after, self._path, self._offset = self._before
+            return
         self._after = after
         earlier = [p for p in list_segments(self._directory) if first_sequence(p) <= after + 1]
         self._path = earlier[-1] if earlier else None
@@ -110,6 +121,7 @@ class SegmentReader:
         """The next records, oldest first; empty when there are none yet."""
         batch: list[Frame] = []
         size = 0
+        start = (self._after, self._path, self._offset)
         while len(batch) < limit and size < limit_bytes:
             if self._path is None and not self._advance():
                 break
@@ -124,6 +136,7 @@ class SegmentReader:
             elif not self._advance():
                 break
         if batch:
+            self._before = start
             self._after = batch[-1].sequence
         return batch
 

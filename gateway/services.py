@@ -1,6 +1,6 @@
 """What the routes of one app share. Built once, in the lifespan's hands; no globals."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from gateway.metrics import Metrics
 from gateway.recorder import Recorder
@@ -33,7 +33,6 @@ class Services:
     watcher: SnapshotWatcher
     in_flight: InFlight
     stickiness: Stickiness
-    is_draining: bool = field(default=False)
 
     @property
     def gateway_id(self) -> str:
@@ -44,11 +43,16 @@ class Services:
         return int(self.settings.gateway.max_body_mb * MEGABYTE)
 
 
-def build_services(settings: Settings, redis: Redis, upstream: Upstream) -> Services:
-    """Wire the parts together. Opens the spool; connects to nothing yet."""
+def build_services(
+    settings: Settings, redis: Redis, upstream: Upstream, *, shipping: Redis
+) -> Services:
+    """Wire the parts together. Opens the spool; connects to nothing yet.
+
+    `shipping` is the shipper's client: nobody waits for it, so it may be patient.
+    """
     metrics = Metrics()
     spool = Spool.open(settings.spool_dir, budget_bytes=settings.gateway.spool_mb * MEGABYTE)
-    shipper = Shipper(redis, spool, metrics)
+    shipper = Shipper(shipping, spool, metrics)
     registry = Registry(redis, settings.policy, settings.upstream.base_model)
     in_flight = InFlight()
     stickiness = Stickiness(settings.gateway.sticky_seconds)
@@ -67,9 +71,7 @@ def build_services(settings: Settings, redis: Redis, upstream: Upstream) -> Serv
         ),
         store=Store(redis),
         registry=registry,
-        watcher=SnapshotWatcher(
-            redis, registry, spool.producer, in_flight=in_flight, stickiness=stickiness
-        ),
+        watcher=SnapshotWatcher(redis, registry, spool, in_flight=in_flight, stickiness=stickiness),
         in_flight=in_flight,
         stickiness=stickiness,
     )

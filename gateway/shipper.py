@@ -1,9 +1,7 @@
 """Spool to Redis: the thread that carries records on, whatever Redis goes through.
 
-Entry ids are the spool's sequences, so Redis itself refuses repeats and says
-how far it got; before each batch we ask it. That one question covers a fresh
-start, a lost reply, a roll-back and a flush. A batch is one MULTI/EXEC: at the
-memory limit a plain pipeline would leave holes.
+How one directory gets into its stream is the lane's subject. Here is which
+lanes run: our own, then those of directories whose process is gone.
 """
 
 import logging
@@ -12,81 +10,21 @@ import shutil
 import threading
 import time
 from pathlib import Path
-from typing import Any
 
+from gateway.lane import Lane
 from gateway.metrics import Metrics
-from gateway.segments import SegmentReader, list_segments
+from gateway.segments import list_segments
 from gateway.spool import RETAIN_SECONDS, Spool
-from gateway.spool_directory import cut_torn_tail, lock_directory, producer_of
-from trajectories import keys
+from gateway.spool_directory import cut_torn_tail, lock_directory, read_note
 from trajectories.connection import Redis, RedisError
+from trajectories.errors import SpoolError
 
 logger = logging.getLogger(__name__)
 
-BATCH = 200
-BATCH_BYTES = 4 * 1024 * 1024
-HIGH_WATER = 50_000  # entries not consumed yet; beyond it records wait on our disk
 IDLE_SECONDS = 0.05
 CHECK_SECONDS = 1.0
 RETRY_SECONDS = 0.25
 ADOPT_SECONDS = 10.0
-
-
-class Lane:
-    """One spool directory on its way into one stream."""
-
-    def __init__(
-        self, redis: Redis, directory: Path, producer: str, *, high_water: int = HIGH_WATER
-    ) -> None:
-        self._redis = redis
-        self._stream = keys.traffic(producer)
-        self._producer = producer
-        self._reader = SegmentReader(directory)
-        self._high_water = high_water
-        self._arrived: int | None = None
-        self.is_held_back = False
-
-    def ship(self) -> int | None:
-        """Send one batch; the last sequence known to be in Redis, None if nothing was to do.
-
-        Raises RedisError when Redis did not take it; call again later.
-        """
-        arrived, length = self._progress()
-        if arrived != self._arrived:
-            if self._arrived is None or arrived == 0:
-                self._redis.sadd(keys.GATEWAYS, self._producer)
-            self._reader.seek(arrived)
-            self._arrived = arrived
-        self.is_held_back = length >= self._high_water
-        if self.is_held_back:
-            return None
-        frames = self._reader.read(BATCH, BATCH_BYTES)
-        if not frames:
-            return None
-        self._arrived = None  # unknown until Redis has answered
-        pipe = self._redis.pipeline(transaction=True)
-        for frame in frames:
-            pipe.xadd(self._stream, {"r": frame.payload}, id=f"{frame.sequence}-0")
-        pipe.execute()
-        self._arrived = frames[-1].sequence
-        return self._arrived
-
-    @property
-    def arrived(self) -> int:
-        """The last sequence Redis is known to hold."""
-        return self._arrived or 0
-
-    @property
-    def corrupt_segments(self) -> int:
-        return self._reader.corrupt_segments
-
-    def _progress(self) -> tuple[int, int]:
-        if not self._redis.exists(self._stream):
-            return 0, 0
-        found: dict[str, Any] = self._redis.xinfo_stream(self._stream)
-        last = found["last-generated-id"]
-        text = last.decode() if isinstance(last, bytes) else str(last)
-        return int(text.partition("-")[0]), int(found["length"])
 
 
 class Shipper:
@@ -96,7 +34,7 @@ class Shipper:
         self._redis = redis
         self._spool = spool
         self._metrics = metrics
-        self._lane = Lane(redis, spool.directory, spool.producer)
+        self._lane = self._own_lane(sent=spool.first - 1)
         self._is_stopping = threading.Event()
         self._is_wanted = threading.Event()
         self._thread = threading.Thread(target=self._run, name="shipper", daemon=True)
@@ -131,8 +69,8 @@ class Shipper:
                 self._metrics.ship_failures.inc()
                 logger.warning("Redis does not take records, they wait in the spool: %s", error)
                 self._is_stopping.wait(RETRY_SECONDS)
-            except OSError:
-                logger.exception("cannot read the spool")
+            except (OSError, SpoolError):
+                logger.exception("the spool cannot be read, or not be renamed")
                 self._is_stopping.wait(CHECK_SECONDS)
             else:
                 if not has_shipped:
@@ -146,9 +84,30 @@ class Shipper:
         if self._lane.corrupt_segments > self._corrupt:
             self._metrics.corrupt_segments.inc(self._lane.corrupt_segments - self._corrupt)
             self._corrupt = self._lane.corrupt_segments
+        if self._lane.is_shared:
+            self._change_producer()
+            return True
         if shipped is not None or self._lane.arrived > self._spool.shipped:
             self._spool.mark_shipped(self._lane.arrived)
         return shipped is not None
+
+    def _own_lane(self, *, sent: int) -> Lane:
+        return Lane(self._redis, self._spool.directory, self._spool.producer, sent=sent)
+
+    def _change_producer(self) -> None:
+        """Leave an id that somebody else writes under (a copied volume), with all our records.
+
+        Redis took their sequences for ours. The dispatcher knows what it has seen.
+        """
+        shared = self._spool.producer
+        self._spool.change_producer()
+        self._metrics.producer_conflicts.inc()
+        logger.error(
+            "another gateway writes as %s (a copied data directory?): going on as %s",
+            shared,
+            self._spool.producer,
+        )
+        self._lane, self._corrupt = self._own_lane(sent=0), 0
 
     def _adopt(self) -> None:
         """Ship what dead processes left behind, under their own ids."""
@@ -164,14 +123,17 @@ class Shipper:
                 os.close(lock)
 
     def _ship_abandoned(self, directory: Path) -> None:
-        producer = producer_of(directory)
+        producer = read_note(directory).producer
         if producer is None:
             return
         cut_torn_tail(directory)
         lane = Lane(self._redis, directory, producer)
-        while not self._is_stopping.is_set() and lane.ship() is not None:
+        while (shipped := lane.ship()) is not None and not self._is_stopping.is_set():
             self._metrics.adopted_batches.inc()
+            self._ship_own()  # a large directory must not keep our own records waiting
+        if shipped is not None or lane.is_held_back:
+            return
         segments = list_segments(directory)
         newest = max((path.stat().st_mtime for path in segments), default=0.0)
-        if not lane.is_held_back and time.time() - newest > RETAIN_SECONDS:
+        if time.time() - newest > RETAIN_SECONDS:
             shutil.rmtree(directory, ignore_errors=True)

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from gateway.routing import InFlight, Stickiness
+from gateway.spool import Spool
 from trajectories import keys
 from trajectories.connection import Redis, RedisError
 from trajectories.errors import RecordError
@@ -23,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 WAIT_SECONDS = 0.4  # for an announcement; then revision and heartbeat anyway
 RETRY_SECONDS = 0.5
+_AWAY = (RedisError, RecordError, ValueError, OSError)
 
 
 class SnapshotWatcher:
@@ -32,7 +34,7 @@ class SnapshotWatcher:
         self,
         redis: Redis,
         registry: Registry,
-        gateway: str,
+        spool: Spool,
         *,
         in_flight: InFlight,
         stickiness: Stickiness,
@@ -40,7 +42,7 @@ class SnapshotWatcher:
     ) -> None:
         self._redis = redis
         self._registry = registry
-        self._gateway = gateway
+        self._spool = spool  # whose producer is our name; it may change
         self._in_flight = in_flight
         self._stickiness = stickiness
         self._clock = clock
@@ -54,27 +56,33 @@ class SnapshotWatcher:
             while True:
                 try:
                     await self.refresh()
-                    self.is_connected = True
                     await asyncio.to_thread(self._wait_for_announcement)
-                except (RedisError, RecordError, ValueError, OSError) as error:
-                    if self.is_connected:
-                        logger.warning("no registry, the last snapshot stands: %s", error)
-                    self.is_connected = False
-                    self._drop_subscription()
+                except _AWAY as error:
+                    self._note_absence(error)
                     await asyncio.sleep(RETRY_SECONDS)
         finally:
             self._drop_subscription()
 
+    async def try_refresh(self, seconds: float) -> None:
+        """Refresh if that is possible within `seconds`."""
+        try:
+            await asyncio.wait_for(self.refresh(), seconds)
+        except _AWAY as error:
+            self._note_absence(error)
+
     async def refresh(self) -> None:
         """Take over a change if there is one, then beat."""
-        if await asyncio.to_thread(self._registry.revision) != self.snapshot.revision:
+        revision = await asyncio.to_thread(self._registry.revision)
+        # While Redis was away it may have been restored: the same number, and other versions.
+        if not self.is_connected or revision != self.snapshot.revision:
             self.snapshot = await asyncio.to_thread(self._registry.snapshot)
         await asyncio.to_thread(self._beat, self.heartbeat())
+        self.is_connected = True
 
     def heartbeat(self) -> Heartbeat:
         """What this gateway says of itself now. One step on the event loop: consistent."""
         return Heartbeat(
-            gateway=self._gateway,
+            gateway=self._spool.producer,
             revision=self.snapshot.revision,
             in_flight=self._in_flight.by_version(),
             open_trajectories=self._stickiness.open_by_version(self._clock()),
@@ -83,7 +91,7 @@ class SnapshotWatcher:
 
     def _beat(self, heartbeat: Heartbeat) -> None:
         # Whoever unloads an adapter must know of us before we ship a first record.
-        self._redis.sadd(keys.GATEWAYS, self._gateway)
+        self._redis.sadd(keys.GATEWAYS, heartbeat.gateway)
         self._registry.beat(heartbeat)
 
     def _wait_for_announcement(self) -> None:
@@ -92,6 +100,12 @@ class SnapshotWatcher:
             self._subscription = pubsub(ignore_subscribe_messages=True)
             self._subscription.subscribe(keys.REGISTRY_CHANNEL)
         self._subscription.get_message(timeout=WAIT_SECONDS)
+
+    def _note_absence(self, error: Exception) -> None:
+        if self.is_connected:
+            logger.warning("no registry, the last snapshot stands: %s", error)
+        self.is_connected = False
+        self._drop_subscription()
 
     def _drop_subscription(self) -> None:
         subscription, self._subscription = self._subscription, None

@@ -7,40 +7,32 @@ after a power cut the tail may be gone here but not in Redis, and a number used
 twice would be taken for a repeat there.
 """
 
-import logging
 import os
 import threading
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Self
-
-import orjson
 
 from gateway.segments import (
     BAD_SUFFIX,
     encode_frame,
     first_sequence,
+    last_sequence,
     list_segments,
     segment_path,
 )
-from gateway.spool_directory import (
-    PRODUCER,
-    cut_torn_tail,
-    lock_directory,
-    producer_of,
-    replace_durably,
-)
+from gateway.spool_directory import Note, cut_torn_tail, lock_directory, read_note, write_note
+from gateway.syncer import Syncer
 from trajectories.errors import SpoolError, SpoolFull
 from trajectories.ids import new_id
 
-logger = logging.getLogger(__name__)
-
 BLOCK = 1 << 20
 SEGMENT_BYTES = 64 * 1024 * 1024
-SYNC_SECONDS = 0.3
 RETAIN_SECONDS = 600
 RETAIN_BYTES = 256 * 1024 * 1024
 _NEARLY_FULL = 0.95
+_ATTEMPTS = 3
 
 
 class Spool:
@@ -52,19 +44,21 @@ class Spool:
         self.directory = directory
         self._lock_descriptor = lock
         self._budget_bytes = budget_bytes
-        self._segment_bytes = segment_bytes
+        # Only closed segments can go: the one that is written to must not be the whole budget.
+        self._segment_bytes = min(segment_bytes, max(1, budget_bytes // 4))
         self._mutex = threading.Lock()
-        self.producer = producer_of(directory) or new_id("gw")
+        self.producer = read_note(directory).producer or new_id("gw")
         cut_torn_tail(directory)
         self._sizes = {path: path.stat().st_size for path in list_segments(directory)}
+        self._reserved = 0
         self._next = self._reserve()
         self.first = self._next
         self.shipped = 0
         self._path, self._descriptor = self._open_segment()
-        self._is_dirty = False
-        self._is_closing = threading.Event()
-        self._syncer = threading.Thread(target=self._sync_forever, name="spool-sync", daemon=True)
-        self._syncer.start()
+        self._earlier = self._ranges()
+        self._is_torn = False  # the segment may end in half a frame: go on in another
+        self._is_closed = False
+        self._syncer = Syncer()
 
     @classmethod
     def open(cls, root: Path, *, budget_bytes: int, segment_bytes: int = SEGMENT_BYTES) -> Self:
@@ -74,29 +68,23 @@ class Spool:
             lock = lock_directory(directory)
             if lock is not None:
                 return cls(directory, lock, budget_bytes=budget_bytes, segment_bytes=segment_bytes)
-        directory = root / new_id("spool")
-        directory.mkdir(mode=0o700)
-        lock = lock_directory(directory)
-        if lock is None:
-            raise SpoolError(f"another process took the new spool directory {directory}")
-        return cls(directory, lock, budget_bytes=budget_bytes, segment_bytes=segment_bytes)
+        for _ in range(_ATTEMPTS):
+            directory = root / new_id("spool")
+            directory.mkdir(mode=0o700)
+            lock = lock_directory(directory)
+            if lock is not None:
+                return cls(directory, lock, budget_bytes=budget_bytes, segment_bytes=segment_bytes)
+        raise SpoolError(f"other processes took each new spool directory, at last {directory}")
 
     def put(self, payload: bytes) -> int:
         """Append one record and return its sequence. Raises SpoolFull or SpoolError."""
         with self._mutex:
-            if self._next % BLOCK == 0 and self._next != self.first:
-                self._next = self._reserve()
-            frame = encode_frame(self._next, payload)
-            self._make_room(len(frame))
-            if (
-                self._sizes[self._path] + len(frame) > self._segment_bytes
-                and self._sizes[self._path]
-            ):
-                self._rotate()
-            self._write(frame)
-            sequence = self._next
-            self._next += 1
-            return sequence
+            if self._is_closed:
+                raise SpoolError("the spool is closed")
+            try:
+                return self._append(payload)
+            except OSError as error:
+                raise SpoolError(f"cannot write to the spool: {error}") from error
 
     @property
     def last(self) -> int:
@@ -105,8 +93,9 @@ class Spool:
 
     @property
     def unshipped(self) -> int:
-        """How many records of this process are not in Redis yet."""
-        return max(0, self.last - max(self.shipped, self.first - 1))
+        """How many records of this directory are not known to be in Redis."""
+        ranges = [*self._earlier, range(self.first, self._next)]
+        return sum(max(0, found.stop - max(found.start, self.shipped + 1)) for found in ranges)
 
     @property
     def size_bytes(self) -> int:
@@ -122,32 +111,58 @@ class Spool:
     def mark_shipped(self, sequence: int) -> None:
         """Everything up to `sequence` is in Redis: old segments may go."""
         with self._mutex:
+            if self._is_closed:
+                return  # the directory may be another process's by now
             self.shipped = sequence
             for path in self._droppable(RETAIN_SECONDS, RETAIN_BYTES):
                 self._remove(path)
 
-    def close(self) -> None:
-        """Sync, and let the directory go."""
-        self._is_closing.set()
-        self._syncer.join()
+    def change_producer(self) -> None:
+        """Go on under a new id; everything here counts as not shipped again.
+
+        Raises OSError or SpoolError, and changes nothing, when it cannot be noted on disk.
+        """
         with self._mutex:
-            self._sync()
-            os.close(self._descriptor)
-            os.close(self._lock_descriptor)
+            if self._is_closed:
+                raise SpoolError("the spool is closed")
+            producer = new_id("gw")
+            write_note(self.directory, Note(producer, self._reserved))
+            self.producer, self.shipped = producer, 0
+
+    def close(self) -> None:
+        """Sync, and let the directory go. Nothing can be put any more."""
+        with self._mutex:
+            self._is_closed = True
+            self._syncer.retire(self._descriptor)
+            self._descriptor = -1
+        self._syncer.close()
+        os.close(self._lock_descriptor)
+
+    def _append(self, payload: bytes) -> int:
+        if self._next % BLOCK == 0 and self._next != self.first:
+            self._next = self._reserve()
+        frame = encode_frame(self._next, payload)
+        self._make_room(len(frame))
+        size = self._sizes[self._path]
+        if self._is_torn or (size and size + len(frame) > self._segment_bytes):
+            self._rotate()
+        self._write(frame)
+        self._next += 1
+        return self._next - 1
 
     def _write(self, frame: bytes) -> None:
         start = self._sizes[self._path]
         try:
             written = os.write(self._descriptor, frame)
-        except OSError as error:
+        except OSError:
             self._undo(start)
-            raise SpoolError(f"cannot write to the spool: {error}") from error
+            raise
         if written < len(frame):
             # Half a frame would hide every later one from the reader.
             self._undo(start)
             raise SpoolError(f"the disk took {written} of {len(frame)} bytes")
         self._sizes[self._path] = start + len(frame)
-        self._is_dirty = True
+        self._syncer.mark(self._descriptor)
 
     def _undo(self, start: int) -> None:
         try:
@@ -155,12 +170,13 @@ class Spool:
         except OSError:
             # The number must not be used twice: the torn frame may have carried it.
             self._next += 1
-            self._rotate()
+            self._is_torn = True
 
     def _rotate(self) -> None:
-        self._sync()
-        os.close(self._descriptor)
-        self._path, self._descriptor = self._open_segment()
+        # Opened first: when that fails, the old segment and its descriptor are still ours.
+        path, descriptor = self._open_segment()
+        self._syncer.retire(self._descriptor)
+        self._path, self._descriptor, self._is_torn = path, descriptor, False
 
     def _open_segment(self) -> tuple[Path, int]:
         path = segment_path(self.directory, self._next)
@@ -168,6 +184,16 @@ class Spool:
         descriptor = os.open(path, flags, 0o600)
         self._sizes[path] = os.fstat(descriptor).st_size
         return path, descriptor
+
+    def _ranges(self) -> list[range]:
+        """The sequences of all segments but the newest."""
+        found: list[range] = []
+        for path, following in pairwise(sorted(self._sizes)):
+            first, end = first_sequence(path), first_sequence(following)
+            if first // BLOCK != end // BLOCK:  # a start came in between, and left numbers out
+                end = last_sequence(path) + 1
+            found.append(range(first, end))
+        return found
 
     def _make_room(self, needed: int) -> None:
         if needed + self.size_bytes <= self._budget_bytes:
@@ -205,34 +231,11 @@ class Spool:
 
     def _reserve(self) -> int:
         """The first sequence of the next block, after noting on disk that it is taken."""
-        path = self.directory / PRODUCER
-        reserved = 0
-        if path.exists():
-            reserved = int(orjson.loads(path.read_bytes()).get("reserved", 0))
+        reserved = read_note(self.directory).reserved
         for segment in list_segments(self.directory)[-1:]:
             # The note may be older than the newest segment on a disk that lost its tail.
             reserved = max(reserved, (first_sequence(segment) // BLOCK + 1) * BLOCK)
         start = max(reserved, BLOCK)
-        note = orjson.dumps({"producer": self.producer, "reserved": start + BLOCK})
-        replace_durably(path, note)
+        write_note(self.directory, Note(self.producer, start + BLOCK))
+        self._reserved = start + BLOCK
         return start
-
-    def _sync_forever(self) -> None:
-        while not self._is_closing.wait(SYNC_SECONDS):
-            with self._mutex:
-                if not self._is_dirty:
-                    continue
-                self._is_dirty = False
-                descriptor = os.dup(self._descriptor)
-            try:
-                os.fdatasync(descriptor)  # takes milliseconds: never while holding the mutex
-            except OSError:
-                logger.exception("cannot sync the spool")
-            finally:
-                os.close(descriptor)
-
-    def _sync(self) -> None:
-        try:
-            os.fdatasync(self._descriptor)
-        except OSError:
-            logger.exception("cannot sync the spool")

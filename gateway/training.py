@@ -58,28 +58,51 @@ def trigger_training(raw: Raw, services: Shared) -> JSONResponse:
     try:
         status = trainer_status(services)
         have = services.store.count_trainable(policy)
-        queued = services.redis.get(keys.trigger(policy))
+        queued = queued_run(services)
     except RedisError as error:
-        raise ApiError(503, "no_redis", "Redis cannot be reached now", retry_after=2) from error
+        raise _no_redis() from error
     if status is None:
         message = "no trainer is running: start one with `python -m trainer`"
         raise ApiError(503, "no_trainer", message, headers={"x-should-retry": "false"})
     if queued is not None:
-        running = orjson.loads(queued).get("run_id")
-        return JSONResponse({"run_id": running, "status": "already_running"}, 202)
+        return JSONResponse({"run_id": queued, "status": "already_running"}, 202)
     if have < needed and not wish.force:
         message = f"{have} of {needed} rewarded trajectories are there; `force` trains on those"
         raise ApiError(422, "not_enough_data", message)
+    if wish.dry_run:
+        return JSONResponse({"run_id": new_id("run"), "status": "dry_run"}, 202)
+    try:
+        run_id, is_new = _queue(services, wish)
+    except RedisError as error:
+        raise _no_redis() from error
+    return JSONResponse(
+        {"run_id": run_id, "status": "queued" if is_new else "already_running"}, 202
+    )
+
+
+def queued_run(services: Services) -> str | None:
+    """The run that was asked for and has not begun; None when there is none."""
+    raw = services.redis.get(keys.trigger(services.settings.policy))
+    return str(orjson.loads(raw).get("run_id")) if raw else None
+
+
+def _queue(services: Services, wish: Trigger) -> tuple[str, bool]:
+    """Ask for a round unless one is asked for: the run that stands, and whether it is this one."""
     run_id = new_id("run")
-    if not wish.dry_run:
-        wanted = {
-            "run_id": run_id,
-            "algo": wish.algo or services.settings.trainer.algorithm,
-            "force": wish.force,
-            "at": time.time(),
-        }
-        services.redis.set(keys.trigger(policy), orjson.dumps(wanted), ex=keys.TRIGGER_TTL_SECONDS)
-    return JSONResponse({"run_id": run_id, "status": "dry_run" if wish.dry_run else "queued"}, 202)
+    wanted = {
+        "run_id": run_id,
+        "algo": wish.algo or services.settings.trainer.algorithm,
+        "force": wish.force,
+        "at": time.time(),
+    }
+    key, content = keys.trigger(services.settings.policy), orjson.dumps(wanted)
+    if services.redis.set(key, content, nx=True, ex=keys.TRIGGER_TTL_SECONDS):
+        return run_id, True
+    return queued_run(services) or run_id, False
+
+
+def _no_redis() -> ApiError:
+    return ApiError(503, "no_redis", "Redis cannot be reached now", retry_after=2)
 
 
 def _parse(raw: bytes) -> Trigger:

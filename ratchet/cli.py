@@ -104,6 +104,9 @@ def up(data_dir: DataDir = None) -> None:
 @app.command()
 def demo(
     seed: Annotated[int, typer.Option(help="Varies the model, the questions and the users.")] = 1,
+    rounds: Annotated[
+        int, typer.Option(min=1, help="Policy versions to learn before the last measurement.")
+    ] = 8,
     directory: Annotated[
         Path, typer.Option(help="Where the demo's model, traffic and adapters go.")
     ] = Path("ratchet-demo"),
@@ -118,7 +121,14 @@ def demo(
     from ratchet.demo.show import run_demo
 
     stop = _stop_on_signals()
-    run_demo(seed=seed, directory=directory, results=results, shuffle=shuffle_rewards, stop=stop)
+    run_demo(
+        seed=seed,
+        rounds=rounds,
+        directory=directory,
+        results=results,
+        shuffle=shuffle_rewards,
+        stop=stop,
+    )
 
 
 @app.command()
@@ -144,6 +154,8 @@ def status(data_dir: DataDir = None) -> None:
     current = snapshot.versions[snapshot.current]
     table.add_row("policy", f"{settings.policy}@{snapshot.current}  ({current.model})")
     table.add_row("trainer", trainer["state"] if trainer else "not running")
+    if trainer and trainer.get("note"):
+        table.add_row("", trainer["note"])
     out.print(table)
 
 
@@ -204,8 +216,13 @@ def rollback(
         target = registry.roll_back_target(before) if to is None else to
         entry = before.versions.get(target)
         is_loaded = target == 0 or (entry is not None and entry.state in LOADED)
-        if entry is None or is_loaded or entry.state is VersionState.REJECTED:
-            # An unknown or rejected version is refused here, with the reason.
+        if entry is not None and entry.promoted_at is None and target != 0:
+            raise RatchetError(
+                f"version {target} has never served ({entry.state.value}): only what has served can"
+                " be rolled back to"
+            )
+        if entry is None or is_loaded:
+            # An unknown version is refused by the registry, which names those it knows.
             registry.promote(target, reason=f"rolled back from {before.current}")
         else:
             _ask_trainer_to_roll_back(redis, settings, registry, target)
@@ -221,20 +238,24 @@ def _ask_trainer_to_roll_back(
             f"version {target} is not loaded in the engine and no trainer runs to load it:"
             " start one (`ratchet up`) and try again"
         )
-    redis.set(
-        keys.trigger(settings.policy),
-        orjson.dumps({"roll_back": target, "at": time.time()}),
-        ex=keys.TRIGGER_TTL_SECONDS,
-    )
+    name = keys.trigger(settings.policy)
+    asked = orjson.dumps({"roll_back": target, "at": time.time()})
+    # A rollback goes before whatever round was asked for: that one can be asked for again.
+    redis.set(name, asked, ex=keys.TRIGGER_TTL_SECONDS)
     deadline = time.monotonic() + ROLL_BACK_SECONDS
     with out.status(f"the trainer is loading version {target}"):
         while registry.snapshot().current != target:
-            if time.monotonic() > deadline:
-                raise RatchetError(
-                    f"version {target} is not serving after {ROLL_BACK_SECONDS:.0f} s; the trainer"
-                    " goes on trying: see `ratchet policies`"
-                )
+            is_dropped = redis.get(name) != asked and registry.snapshot().current != target
+            if is_dropped or time.monotonic() > deadline:
+                note = _trainer_note(redis, settings)
+                raise RatchetError(f"version {target} is not serving. The trainer says: {note}")
             time.sleep(0.2)
+
+
+def _trainer_note(redis: Redis, settings: Settings) -> str:
+    """What the trainer says it waits for, or why it did not do what was asked."""
+    raw = redis.get(keys.status(settings.policy))
+    return str(orjson.loads(raw).get("note") or "nothing") if raw else "nothing, it does not run"
 
 
 @app.command()
@@ -296,8 +317,15 @@ def main() -> None:
     except RatchetError as error:
         err.print(f"[bold red]ratchet:[/] {error}")
         sys.exit(1)
-    except (RedisError, OSError) as error:
-        err.print(f"[bold red]ratchet:[/] cannot reach Redis: {error}")
+    except RedisError as error:
+        err.print(f"[bold red]ratchet:[/] Redis does not answer as it should: {error}")
+        sys.exit(1)
+    except BrokenPipeError:
+        # Whoever read the output has seen enough (`ratchet export | head`).
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except OSError as error:
+        err.print(f"[bold red]ratchet:[/] {error}")
         sys.exit(1)
 
 

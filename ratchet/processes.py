@@ -105,6 +105,8 @@ class Child:
             )
             self._delay = min(self._delay * 2, RESTART_MOST_SECONDS)
         elif now >= self._restart_at:
+            if self.spec.is_group:
+                self.signal(signal.SIGKILL)  # what its leader left behind
             self.restarts += 1
             self.start()
 

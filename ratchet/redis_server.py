@@ -22,6 +22,8 @@ from trajectories.settings import RedisSettings, Settings
 
 START_SECONDS = 30.0
 STOP_SECONDS = 10.0
+LOOK_SECONDS = 1.0
+SOCKET_PATH_BYTES = 100  # the kernel takes 107
 
 
 def find_server() -> str:
@@ -70,6 +72,7 @@ class EmbeddedRedis:
         self.settings = embedded_settings(settings)
         self._directory = (settings.data_dir / "redis").resolve()
         self._process: subprocess.Popen[bytes] | None = None
+        self._look_at = 0.0
 
     @property
     def process(self) -> subprocess.Popen[bytes] | None:
@@ -80,17 +83,8 @@ class EmbeddedRedis:
         """Start the server and wait until it answers; raises SettingsError when it does not."""
         if is_answering(self.settings):
             return
-        self._directory.mkdir(parents=True, exist_ok=True)
-        os.chmod(self._directory, 0o700)
-        socket = self._directory / "redis.sock"
-        if len(str(socket)) > 100:
-            raise SettingsError(
-                f"the path {socket} is too long for a Unix socket: choose a shorter data_dir"
-            )
-        with (self._directory / "server.log").open("ab") as log:
-            self._process = subprocess.Popen(
-                self._command(socket), stdout=log, stderr=log, preexec_fn=die_with_parent
-            )
+        self._spawn()
+        assert self._process is not None
         deadline = time.monotonic() + START_SECONDS
         while not is_answering(self.settings):
             if self._process.poll() is not None or time.monotonic() > deadline:
@@ -98,6 +92,33 @@ class EmbeddedRedis:
                     f"the embedded Redis did not start; see {self._directory / 'server.log'}"
                 )
             time.sleep(0.05)
+
+    def supervise(self) -> None:
+        """Start the server again when it has ended, whoever had started it. Does not wait."""
+        now = time.monotonic()
+        if now < self._look_at:
+            return
+        self._look_at = now + LOOK_SECONDS
+        is_running = self._process is not None and self._process.poll() is None
+        if not is_running and not is_answering(self.settings):
+            self._spawn()
+
+    def _spawn(self) -> None:
+        self._directory.mkdir(parents=True, exist_ok=True)
+        os.chmod(self._directory, 0o700)
+        socket = self._directory / "redis.sock"
+        if len(str(socket)) > SOCKET_PATH_BYTES:
+            raise SettingsError(
+                f"the path {socket} is too long for a Unix socket: choose a shorter data_dir"
+            )
+        with (self._directory / "server.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                self._command(socket),
+                stdout=log,
+                stderr=log,
+                preexec_fn=die_with_parent,
+                start_new_session=True,  # Ctrl-C is for `ratchet up`, which stops Redis last
+            )
 
     def _command(self, socket: Path) -> list[str]:
         return [

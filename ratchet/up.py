@@ -24,10 +24,14 @@ START_SECONDS = 60.0
 PYTHON = sys.executable
 
 
+# Everything asked here is a process of ours: a proxy of the machine has no business in between.
+_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
 def answers(url: str) -> bool:
     """Whether `url` answers 200 within a second."""
     try:
-        with urllib.request.urlopen(url, timeout=1) as answer:
+        with _DIRECT.open(url, timeout=1) as answer:
             return bool(answer.status == 200)
     except (urllib.error.URLError, OSError, ValueError):
         return False
@@ -88,7 +92,10 @@ def process_specs(
     settings: Settings, environment: Mapping[str, str], *, with_trainer: bool = True
 ) -> list[ProcessSpec]:
     """Every process of the loop but Redis, in the order they start."""
-    port = settings.gateway.port
+    host = settings.gateway.host
+    # A gateway that listens everywhere is asked on the loopback address.
+    reachable = "127.0.0.1" if host in ("0.0.0.0", "::") else host
+    address = f"http://[{reachable}]" if ":" in reachable else f"http://{reachable}"
     specs = [engine_spec(settings, environment)] if settings.engine.serve else []
     specs += [
         ProcessSpec("dispatcher", [PYTHON, "-m", "workers", "dispatcher"], environment),
@@ -102,7 +109,7 @@ def process_specs(
             [PYTHON, "-m", "gateway"],
             environment,
             stop_seconds=settings.gateway.shutdown_seconds + 5,
-            ready=lambda: answers(f"http://127.0.0.1:{port}/healthz"),
+            ready=lambda: answers(f"{address}:{settings.gateway.port}/healthz"),
         )
     )
     return specs
@@ -139,10 +146,16 @@ class Loop:
         if missing and not (stop and stop.is_set()):
             raise SettingsError(f"{', '.join(missing)} did not come up within {seconds:.0f} s")
 
+    def supervise(self) -> None:
+        """One look at every process, the embedded Redis included."""
+        if self.redis is not None:
+            self.redis.supervise()
+        self.supervisor.supervise()
+
     def run(self, stop: threading.Event) -> None:
         """Supervise until `stop` is set."""
         while not stop.wait(0.3):
-            self.supervisor.supervise()
+            self.supervise()
 
     def stop(self) -> None:
         """Stop everything, the gateway first and Redis last."""

@@ -1,5 +1,6 @@
 """Fixtures that several folders share: a real Redis, and a real vLLM for those who ask."""
 
+import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,20 @@ import pytest
 from ratchet.redis_server import EmbeddedRedis
 from trajectories.connection import Redis, connect
 from trajectories.settings import RedisSettings, Settings
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _only_our_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No setting of whoever runs the tests reaches them, in a variable or in a ratchet.toml."""
+    with pytest.MonkeyPatch.context() as environment:
+        for name in list(os.environ):
+            if name.startswith("RATCHET_") and not name.startswith("RATCHET_CONTAINER_LAB"):
+                environment.delenv(name)
+        environment.delenv("REDIS_URL", raising=False)
+        empty = tmp_path_factory.mktemp("settings") / "ratchet.toml"
+        empty.touch()
+        environment.setenv("RATCHET_CONFIG", str(empty))
+        yield
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ queue for ever. Marking them all as used is left to the run's first phase,
 after run.json exists.
 """
 
+import logging
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -17,10 +18,12 @@ from trainer.credit import over_share
 from trainer.durable import write_atomic
 from trainer.runs import BATCH, PLAN, Plan, RunDirectory
 from trainer.samples import Exclusion, Sample, Selection, samples_of
-from trajectories.errors import NotEnoughRewards
+from trajectories.errors import NotEnoughRewards, RecordError
 from trajectories.model import Trajectory
 from trajectories.settings import Settings
 from trajectories.store import Store, TrajectoryRef
+
+logger = logging.getLogger(__name__)
 
 LEAST_SAMPLES = 2  # an advantage needs something to compare with
 
@@ -77,8 +80,17 @@ def selection_for(settings: Settings, algorithm: str, current: int) -> Selection
 def look(store: Store, settings: Settings, selection: Selection) -> Batch:
     """Everything trainable now, sorted into samples and exclusions."""
     refs = store.trainable(settings.policy, settings.trainer.max_trajectories)
-    found = [(ref, store.trajectory(ref)) for ref in refs]
+    found = [(ref, read(store, ref)) for ref in refs]
     return sort_out(found, selection, settings.rewards.max_share_per_source)
+
+
+def read(store: Store, ref: TrajectoryRef) -> Trajectory | None:
+    """A trajectory, or None when it is gone or cannot be read: one must not stop a round."""
+    try:
+        return store.trajectory(ref)
+    except RecordError as error:
+        logger.warning("a trajectory was left out: %s", error, extra={"trajectory": str(ref)})
+        return None
 
 
 def sort_out(

@@ -36,11 +36,18 @@ SMALLEST_ADVANTAGE = 1e-8
 
 
 class EachRowOnce(Sampler[int]):  # type: ignore[misc]
-    """Every row once per epoch, in an order that depends on seed and epoch only."""
+    """Every row once per epoch, in an order that depends on seed and epoch only.
 
-    def __init__(self, rows: int, *, multiple: int, seed: int) -> None:
+    TRL takes a new batch only every `repeat` micro-steps, while the loader moves
+    on at each: so each block of rows is yielded `repeat` times in a row.
+    """
+
+    def __init__(self, rows: int, *, block: int, repeat: int, seed: int) -> None:
         self._rows = rows
-        self._length = rows // multiple * multiple
+        self._block = block
+        self._repeat = repeat
+        # A batch that is cut into micro-batches has to be full; one that is not, need not.
+        self._length = rows // block * block if repeat > 1 else rows
         self._seed = seed
         self._epoch = 0
 
@@ -48,12 +55,15 @@ class EachRowOnce(Sampler[int]):  # type: ignore[misc]
         self._epoch = epoch
 
     def __len__(self) -> int:
-        return self._length
+        return self._length * self._repeat
 
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(self._seed * 1_000_003 + self._epoch)
         order: list[int] = torch.randperm(self._rows, generator=generator).tolist()
-        return iter(order[: self._length])
+        for start in range(0, self._length, self._block):
+            block = order[start : min(start + self._block, self._length)]
+            for _ in range(self._repeat):
+                yield from block
 
 
 class LoggedGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
@@ -63,10 +73,12 @@ class LoggedGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
 
     def _get_train_sampler(self, dataset: Any = None) -> EachRowOnce:
         rows = len(dataset if dataset is not None else self.train_dataset)
-        # A batch that is cut into micro-batches has to be full; one that is not, need not.
-        is_cut = self.args.steps_per_generation > 1
-        multiple = self.args.generation_batch_size if is_cut else 1
-        return EachRowOnce(rows, multiple=multiple, seed=self.args.seed)
+        return EachRowOnce(
+            rows,
+            block=self.args.generation_batch_size,
+            repeat=self.args.steps_per_generation,
+            seed=self.args.seed,
+        )
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         """Padded rows of the log in the place of what TRL would have generated."""

@@ -240,8 +240,9 @@ class Loop:
         self.board.state = _STATES.get(run.phase, status.COLLECTING)
 
     def _pause_after(self, run: Run) -> None:
-        """Failed runs use up trajectories: do not burn them at full speed."""
-        if run.phase is not Phase.FAILED:
+        """Failed and rejected runs use up trajectories: do not burn them at full speed."""
+        is_superseded = self._registry.snapshot().current != run.parent
+        if run.phase is Phase.PROMOTED or (run.phase is Phase.REJECTED and is_superseded):
             self._failures = 0
             return
         pause = min(LONGEST_PAUSE_SECONDS, PAUSE_SECONDS * 2**self._failures)
@@ -280,6 +281,8 @@ class Loop:
         algorithm = str(asked.get("algo") or self._settings.trainer.algorithm)
         if algorithm not in ("grpo", "sft"):
             raise ValueError(f"unknown algorithm {algorithm!r}")
+        if algorithm == "sft" and self._settings.trainer.shuffle_rewards:
+            raise ValueError("trainer.shuffle_rewards is a control for grpo, not for sft")
         if not run_id.replace("_", "").replace("-", "").isalnum():
             raise ValueError(f"run id {run_id!r} is not a plain name")
         if (self._settings.runs_dir / run_id / "run.json").exists():

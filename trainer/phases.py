@@ -1,7 +1,7 @@
 """What each phase of a run does. Every one may be done twice, so a kill anywhere is harmless.
 
-    collect   rows and plan on disk, run.json, then the trajectories are marked used
-    train     a process of its own; this only watches it
+    collect   rows and plan on disk, then run.json
+    train     the trajectories are marked used; a process of its own, this only watches it
     publish   number allocated and remembered, directory renamed into place, registered
     load      gate, then every engine
     probe     every engine must answer as the trainer does
@@ -117,8 +117,6 @@ class Phases:
         self._guard()
         run = directory.write(run)
         self._reached("run_written")
-        self._mark_used(plan)
-        self._reached("marked_used")
         return directory, run
 
     def advance(self, directory: RunDirectory, run: Run) -> Run:
@@ -155,6 +153,9 @@ class Phases:
                 logger.warning("training ended with %s and no result", status)
                 return self._died(directory, run, status)
         if result is None:
+            # Not in collect: were Redis away there, the run would be on disk and unknown.
+            self._mark_used(directory.plan())
+            self._reached("marked_used")
             run = directory.write(run, attempts=run.attempts + 1)
             self._training.start(directory)
             self._reached("training_started")
@@ -240,11 +241,19 @@ class Phases:
 
     def _promote(self, directory: RunDirectory, run: Run) -> Run:
         assert run.version is not None
-        current = self._registry.snapshot().current
-        if current not in (run.parent, run.version):
-            reason = f"it started from version {run.parent}, but version {current} serves by now"
+        snapshot = self._registry.snapshot()
+        known = snapshot.versions.get(run.version)
+        if known is not None and known.promoted_at is not None:
+            # Killed right after the promotion; a rollback since then stands.
+            return directory.write(run, phase=Phase.PROMOTED)
+        if snapshot.current != run.parent:
+            now = snapshot.current
+            reason = f"it started from version {run.parent}, but version {now} serves by now"
             return self._reject(directory, run, reason)
-        self._swap.load(self._entry(run))
+        try:
+            self._swap.load(self._entry(run))
+        except (AdapterError, EngineError) as error:
+            return self._reject_or_wait(directory, run, error)
         self._guard()
         self._registry.add(self._entry(run))  # Redis may have lost it since
         self._swap.promote(run.version)

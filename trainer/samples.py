@@ -114,7 +114,8 @@ def transition_exclusion(transition: Transition, selection: Selection) -> Exclus
         return _OUTCOMES[transition.outcome]
     if not transition.choices or not transition.prompt_token_ids:
         return Exclusion.NOT_ALIGNED
-    age = selection.current - transition.policy_version
+    # After a rollback, versions of the abandoned branch are as far away as old ones.
+    age = abs(selection.current - transition.policy_version)
     if selection.max_staleness is not None and age > selection.max_staleness:
         return Exclusion.STALE
     if selection.needs_ratio and not has_ratio(transition.sampling):
@@ -143,6 +144,9 @@ def has_ratio(sampling: Sampling) -> bool:
         or (sampling.top_p is not None and sampling.top_p < LEAST_TOP_P)
         or (sampling.top_k is not None and 0 < sampling.top_k < LEAST_TOP_K)
         or (sampling.min_p is not None and sampling.min_p > MOST_MIN_P)
+        or bool(sampling.presence_penalty)
+        or bool(sampling.frequency_penalty)
+        or sampling.repetition_penalty not in (None, 1.0)
     )
 
 

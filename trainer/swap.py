@@ -20,6 +20,7 @@ from pathlib import Path
 from trainer.engine import Engine, EngineUnavailable
 from trainer.gate import Expected, check_adapter
 from trajectories.errors import AdapterError, EngineError, RegistryError
+from trajectories.keys import HEARTBEAT_TTL_SECONDS
 from trajectories.registry import Heartbeat, Registry, Snapshot
 from trajectories.resources import LOADED, PolicyVersion, VersionState
 
@@ -89,16 +90,29 @@ class Swap:
         troubles: list[str] = []
         for engine in self._engines:
             try:
-                names = engine.models()
-                for entry in snapshot.loaded:
-                    if entry.model not in names:
-                        logger.info("loading again", extra={"model": entry.model})
-                        self._load_into(engine, entry)
-                for entry in snapshot.versions.values():
-                    if entry.state in GONE and entry.model in names:
-                        engine.unload(entry.model)
+                troubles += self._reconcile_one(engine, snapshot)
+            except EngineUnavailable as error:
+                troubles.append(str(error))
+        return troubles
+
+    def _reconcile_one(self, engine: Engine, snapshot: Snapshot) -> list[str]:
+        """The current version first; one that cannot be loaded does not hold up the others."""
+        troubles: list[str] = []
+        names = engine.models()
+        by_need = sorted(snapshot.loaded, key=lambda entry: entry.version != snapshot.current)
+        for entry in by_need:
+            if entry.model in names:
+                continue
+            logger.info("loading again", extra={"model": entry.model})
+            try:
+                self._load_into(engine, entry)
+            except EngineUnavailable:
+                raise
             except (EngineError, AdapterError) as error:
                 troubles.append(str(error))
+        for entry in snapshot.versions.values():
+            if entry.state in GONE and entry.model in names:
+                engine.unload(entry.model)
         return troubles
 
     def promote(self, version: int, *, reason: str = "") -> None:
@@ -135,7 +149,7 @@ class Swap:
                 self._registry.move(entry.version, VersionState.RETIRED)
                 logger.info("retired", extra={"model": entry.model})
         for entry in superfluous(snapshot):
-            if is_quiet(entry.version, self._since[entry.version].revision, heartbeats):
+            if self._is_quiet(entry, heartbeats):
                 self._registry.move(entry.version, VersionState.UNLOADED)
                 self._unload(entry)
                 logger.info("unloaded", extra={"model": entry.model})
@@ -162,12 +176,18 @@ class Swap:
                 self._since[number] = Since(entry.state, snapshot.revision, self._clock())
 
     def _is_drained(self, entry: PolicyVersion, heartbeats: Sequence[Heartbeat]) -> bool:
-        since = self._since[entry.version]
-        if self._clock() - since.at >= self._drain_seconds:
+        if self._clock() - self._since[entry.version].at >= self._drain_seconds:
             return True
-        return is_quiet(entry.version, since.revision, heartbeats) and not any(
+        return self._is_quiet(entry, heartbeats) and not any(
             heartbeat.open_trajectories.get(entry.version) for heartbeat in heartbeats
         )
+
+    def _is_quiet(self, entry: PolicyVersion, heartbeats: Sequence[Heartbeat]) -> bool:
+        since = self._since[entry.version]
+        if not heartbeats:
+            # After an outage of Redis the gateways may be late to report rather than gone.
+            return self._clock() - since.at >= HEARTBEAT_TTL_SECONDS
+        return is_quiet(entry.version, since.revision, heartbeats)
 
 
 def is_quiet(version: int, revision: int, heartbeats: Sequence[Heartbeat]) -> bool:

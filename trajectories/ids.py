@@ -9,6 +9,9 @@ import hashlib
 import os
 import time
 
+# What a trajectory's id may be when it comes from outside; `re` and pydantic both take it.
+TRAJECTORY_PATTERN = r"^[A-Za-z0-9_.~-]{1,128}$"
+
 
 def new_id(prefix: str) -> str:
     """A fresh id such as `tr_019a2f...`; ids made later sort later (to the millisecond)."""

@@ -28,6 +28,7 @@ KEYS: tuple[Key, ...] = (
     Key("trajectory:{tenant}:{id}:transitions", "zset", "ttl", "transition ids by start time"),
     Key("trajectory:{tenant}:{id}:feedback", "hash", "ttl", "vote identity -> feedback, JSON"),
     Key("trajectory:{tenant}:{id}:rewards", "hash", "ttl", "reward id -> reward, JSON"),
+    Key("task:{tenant}:{id}", "string", "ttl", "a task's own trajectory id -> its last session's"),
     Key("response:{tenant}:{id}", "string", "ttl", "response id -> trajectory and transition"),
     Key("feedback:{tenant}:{id}", "string", "ttl", "one feedback item, JSON"),
     Key("pending:{tenant}:{target}", "hash", "ttl", "feedback whose target is not known yet"),
@@ -91,6 +92,10 @@ def feedback_of(tenant: str, trajectory_id: str) -> str:
 
 def rewards_of(tenant: str, trajectory_id: str) -> str:
     return f"trajectory:{tenant}:{trajectory_id}:rewards"
+
+
+def task(tenant: str, trajectory_id: str) -> str:
+    return f"task:{tenant}:{trajectory_id}"
 
 
 def response(tenant: str, response_id: str) -> str:

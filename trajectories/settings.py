@@ -118,7 +118,7 @@ class TrainerSettings(Section):
         4, ge=0, description="Oldest policy version trained on, counted back from the current one"
     )
     epochs: int = Field(2, ge=1, description="Passes over a round's samples")
-    learning_rate: float = Field(1e-4, gt=0)
+    learning_rate: float = Field(1e-4, gt=0, description="Of AdamW, constant over the round")
     batch_size: int = Field(16, ge=2, description="Samples of one optimizer step")
     rank: int = Field(16, ge=1, le=256, description="Rank of the LoRA matrices")
     alpha: int = Field(32, ge=1, description="LoRA scale, divided by the rank")
@@ -132,9 +132,15 @@ class TrainerSettings(Section):
     shrinkage: float = Field(
         4.0, ge=0, description="Weight of the batch mean in a task's baseline, in trajectories"
     )
-    clip_low: float = Field(0.2, gt=0, lt=1)
-    clip_high: float = Field(0.28, gt=0, lt=1)
-    dual_clip: float = Field(1.5, gt=1)
+    clip_low: float = Field(
+        0.2, gt=0, lt=1, description="Importance ratios below 1 minus this are clipped (GRPO)"
+    )
+    clip_high: float = Field(
+        0.28, gt=0, lt=1, description="Importance ratios above 1 plus this are clipped (GRPO)"
+    )
+    dual_clip: float = Field(
+        1.5, gt=1, description="Largest ratio that a negative advantage is multiplied with (GRPO)"
+    )
     off_policy_threshold: float | None = Field(
         0.2, gt=0, description="Mean per-token KL beyond which a negative sample is masked"
     )
@@ -143,10 +149,14 @@ class TrainerSettings(Section):
         0.0, ge=-1, le=1, description="SFT learns from trajectories rewarded above this"
     )
     max_length: int = Field(4096, ge=16, description="Longest sample, in tokens")
-    dtype: Literal["float32", "bfloat16"] = Field("float32")
-    device: Literal["auto", "cpu", "cuda"] = Field("auto")
+    dtype: Literal["float32", "bfloat16"] = Field(
+        "float32", description="Of the base model's weights; the same as vLLM's"
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="Where to train; auto: a GPU if there is one"
+    )
     threads: int = Field(0, ge=0, description="CPU threads of torch; 0 leaves it to torch")
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, description="Of the order of rows and of fresh LoRA matrices")
     probe_tolerance: float = Field(
         0.0,
         ge=0,
@@ -165,9 +175,9 @@ class EngineSettings(Section):
 
     serve: bool = Field(False, description="Start vLLM here; false: `upstream.url` runs elsewhere")
     model: str | None = Field(None, description="Model directory or hub name to serve")
-    max_model_len: int = Field(2048, ge=16)
-    dtype: str = Field("auto")
-    max_lora_rank: int = Field(16, ge=1)
+    max_model_len: int = Field(2048, ge=16, description="Longest prompt plus answer, in tokens")
+    dtype: str = Field("auto", description="As vLLM takes it")
+    max_lora_rank: int = Field(16, ge=1, description="Not below trainer.rank")
     arguments: tuple[str, ...] = Field((), description="More arguments for `vllm serve`")
 
 
@@ -194,6 +204,15 @@ class Settings(BaseSettings):
     rewards: RewardSettings = RewardSettings()
     trainer: TrainerSettings = TrainerSettings()
     engine: EngineSettings = EngineSettings()
+
+    @model_validator(mode="after")
+    def _shuffling_is_a_control_of_grpo(self) -> Self:
+        if self.trainer.shuffle_rewards and self.trainer.algorithm != "grpo":
+            raise ValueError(
+                "trainer.shuffle_rewards needs trainer.algorithm = grpo: SFT chooses its rows by"
+                " reward before they are shuffled"
+            )
+        return self
 
     @model_validator(mode="after")
     def _rank_fits_the_engine(self) -> Self:

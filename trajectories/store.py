@@ -17,6 +17,7 @@ from typing import Any
 from redis import Redis, WatchError
 
 from trajectories import keys
+from trajectories.ids import trajectory_id
 from trajectories.model import Feedback, Reward, Trajectory, Transition
 
 COUNTS = ("transitions", "trajectories", "rewarded", "labelled", "feedback", "quarantined")
@@ -63,13 +64,15 @@ class Store:
         key = keys.transition(ref.tenant, transition.id)
         trajectory_key = keys.trajectory(ref.tenant, ref.id)
         finished_at = transition.started_at + transition.latency_seconds
+        task_id = _task_id(transition)
+        targets = [name for name in (ref.id, transition.response_id, task_id) if name]
         with self._redis.pipeline() as pipe:
             while True:
                 try:
                     pipe.watch(key, trajectory_key)
                     if pipe.exists(key):
                         # A dispatcher killed between the two steps leaves votes unjoined.
-                        self._join_pending(ref, transition.response_id)
+                        self._join_pending(ref, targets)
                         return False
                     times = pipe.hmget(trajectory_key, "started_at", "updated_at")
                     is_first = times[0] is None
@@ -88,6 +91,9 @@ class Store:
                             f"{ref.id} {transition.id}",
                             ex=keys.TRAJECTORY_TTL_SECONDS,
                         )
+                    if task_id is not None:
+                        task_key = keys.task(ref.tenant, task_id)
+                        pipe.set(task_key, ref.id, ex=keys.TRAJECTORY_TTL_SECONDS)
                     self._expire(pipe, ref)
                     pipe.zadd(keys.OPEN, {str(ref): finished_at}, gt=True)
                     pipe.zadd(keys.SCORING, {str(ref): time.time()}, nx=True)
@@ -98,7 +104,7 @@ class Store:
                     break
                 except WatchError:
                     continue
-        self._join_pending(ref, transition.response_id)
+        self._join_pending(ref, targets)
         return True
 
     def add_feedback(self, feedback: Feedback) -> TrajectoryRef | None:
@@ -134,9 +140,14 @@ class Store:
         if feedback.response_id is not None:
             found = self._redis.get(keys.response(feedback.tenant, feedback.response_id))
             return TrajectoryRef(feedback.tenant, found.split()[0].decode()) if found else None
-        ref = TrajectoryRef(feedback.tenant, feedback.target)
-        known = self._redis.exists(keys.trajectory(ref.tenant, ref.id))
-        return ref if known else None
+        return self.locate(TrajectoryRef(feedback.tenant, feedback.target))
+
+    def locate(self, ref: TrajectoryRef) -> TrajectoryRef | None:
+        """The recorded trajectory of that id, else the one that its task went into."""
+        if self._redis.hexists(keys.trajectory(ref.tenant, ref.id), "started_at"):
+            return ref
+        found = self._redis.get(keys.task(ref.tenant, ref.id))
+        return TrajectoryRef(ref.tenant, found.decode()) if found else None
 
     def transition_of_response(self, tenant: str, response_id: str) -> str | None:
         """The transition a response id belongs to."""
@@ -335,6 +346,8 @@ class Store:
             while True:
                 try:
                     pipe.watch(votes_key)
+                    if not pipe.hexists(trajectory_key, "started_at"):
+                        return  # it expired just now
                     before = pipe.hget(votes_key, feedback.identity)
                     if before is not None:
                         older = Feedback.from_json(before)
@@ -376,9 +389,9 @@ class Store:
                 except WatchError:
                     continue
 
-    def _join_pending(self, ref: TrajectoryRef, response_id: str | None) -> None:
+    def _join_pending(self, ref: TrajectoryRef, targets: Iterable[str]) -> None:
         """Attach the votes that came before what they are about."""
-        for target in (ref.id, *([response_id] if response_id else [])):
+        for target in targets:
             waiting = self._redis.hgetall(keys.pending_of(ref.tenant, target))
             for raw in waiting.values():
                 self._attach(ref, Feedback.from_json(raw))
@@ -457,3 +470,10 @@ class Store:
             keys.rewards_of(ref.tenant, ref.id),
         ):
             pipe.expire(key, keys.TRAJECTORY_TTL_SECONDS)
+
+
+def _task_id(transition: Transition) -> str | None:
+    """What the trajectory would be called if the call had named its task and no session."""
+    if transition.session_id is None or transition.task is None:
+        return None
+    return trajectory_id(transition.tenant, session=None, task=transition.task)

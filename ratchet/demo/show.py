@@ -30,7 +30,6 @@ from trajectories.registry import Registry, Snapshot
 from trajectories.resources import PolicyVersion
 from trajectories.settings import Settings
 
-ROUNDS = 6  # policy versions to learn before the last measurement
 LOOP_SECONDS = 660.0
 HELD_OUT_EACH = 150  # questions asked of each version
 HELD_OUT_FINAL = 400  # questions asked of the first and the last
@@ -42,7 +41,13 @@ console = Console(highlight=False)
 
 
 def run_demo(
-    *, seed: int, directory: Path, results: Path, shuffle: bool, stop: threading.Event
+    *,
+    seed: int,
+    rounds: int,
+    directory: Path,
+    results: Path,
+    shuffle: bool,
+    stop: threading.Event,
 ) -> None:
     """The whole demo, from nothing to the picture. Raises SettingsError where it cannot run."""
     world.require_vllm()
@@ -50,7 +55,9 @@ def run_demo(
     directory = world.empty(directory)
     world.forget_environment()
     console.print("[bold]1[/]  making a tiny model, pretrained on bad demonstrations")
-    model = world.make_model(directory, seed)
+    model = world.make_model(directory, seed, stop)
+    if stop.is_set():
+        return
     settings = world.write_settings(directory, model, seed=seed, shuffle=shuffle)
     log = directory / "loop.log"
     loop = Loop(settings, file_sink(log))
@@ -61,7 +68,7 @@ def run_demo(
             return
         assert loop.redis is not None
         redis = connect(loop.redis.settings)
-        show = Show(settings, redis, loop, Results(seed, shuffle), stop)
+        show = Show(settings, redis, loop, Results(seed, shuffle), rounds, stop)
         measured = asyncio.run(show.run())
         redis.close()
     finally:
@@ -81,8 +88,15 @@ class Show:
     """One run of the traffic, with the measuring beside it."""
 
     def __init__(
-        self, settings: Settings, redis: Redis, loop: Loop, results: Results, stop: threading.Event
+        self,
+        settings: Settings,
+        redis: Redis,
+        loop: Loop,
+        results: Results,
+        rounds: int,
+        stop: threading.Event,
     ) -> None:
+        self._rounds = rounds
         self._settings = settings
         self._loop = loop
         self._stop = stop
@@ -100,11 +114,11 @@ class Show:
         self._progress = Progress(
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
         )
-        self._bar = self._progress.add_task("policy versions", total=ROUNDS)
+        self._bar = self._progress.add_task("policy versions", total=rounds)
         self._measuring: int | None = None
 
     async def run(self) -> Results:
-        """Measure the base, run traffic through ROUNDS versions, measure the last."""
+        """Measure the base, run traffic through all versions, measure the last."""
         console.print("[bold]3[/]  measuring the base model on held-out questions")
         base = self._settings.upstream.base_model
         self.results.accuracy_before = await self._measure(base, HELD_OUT_FINAL)
@@ -131,10 +145,10 @@ class Show:
         """Follow the registry: measure each new version while the traffic goes on."""
         deadline = time.monotonic() + LOOP_SECONDS
         seen, next_line = 0, 0.0
-        while len(self.results.versions) < ROUNDS and time.monotonic() < deadline:
+        while len(self.results.versions) < self._rounds and time.monotonic() < deadline:
             if self._stop.is_set():
                 break
-            await asyncio.to_thread(self._loop.supervisor.supervise)
+            await asyncio.to_thread(self._loop.supervise)
             snapshot = await self._snapshot()
             if snapshot is not None and snapshot.current > seen:
                 seen = snapshot.current

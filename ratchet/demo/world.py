@@ -11,8 +11,10 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
+from ratchet.processes import die_with_parent
 from ratchet.up import vllm_version
 from trajectories.errors import SettingsError
 from trajectories.settings import Settings, load_settings
@@ -96,13 +98,22 @@ def forget_environment() -> None:
         if name.startswith("RATCHET_") or name == "REDIS_URL":
             del os.environ[name]
     os.environ["HF_HUB_OFFLINE"] = "1"  # nothing is fetched: the model is made here
+    os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1"  # everything is on this machine
 
 
-def make_model(directory: Path, seed: int) -> Path:
-    """Make and pretrain the tiny model, in a process of its own since it needs torch."""
+def make_model(directory: Path, seed: int, stop: threading.Event) -> Path:
+    """Make and pretrain the tiny model, in a process of its own since it needs torch.
+
+    Ends early when `stop` is set. Raises SettingsError when the model was not made.
+    """
     model = directory / "model"
     command = [sys.executable, "-m", "ratchet.demo.model", str(model), "--seed", str(seed)]
-    subprocess.run(command, check=True)
+    with subprocess.Popen(command, start_new_session=True, preexec_fn=die_with_parent) as child:
+        while child.poll() is None and not stop.wait(0.2):
+            pass
+        child.terminate()
+    if child.returncode and not stop.is_set():
+        raise SettingsError(f"the demo's model was not made: exit status {child.returncode}")
     return model
 
 

@@ -18,6 +18,7 @@ import uvicorn
 from gateway.app import create_app
 from gateway.segments import list_segments, read_frames
 from gateway.services import Services
+from gateway.spool import Spool
 from ratchet.redis_server import find_server
 from tests.fakes.vllm import FakeVLLM
 from trajectories.connection import Redis
@@ -56,6 +57,10 @@ def wait_for(condition: Callable[[], Any], seconds: float = 5) -> Any:
             return found
         time.sleep(0.01)
     raise AssertionError(f"not within {seconds} seconds: {condition}")
+
+
+def open_spool(root: Path, budget: int = 1 << 24, segment: int = 1 << 20) -> Spool:
+    return Spool.open(root, budget_bytes=budget, segment_bytes=segment)
 
 
 def free_port() -> int:

@@ -8,6 +8,7 @@ from typing import Any
 import httpx2
 import pytest
 
+from tests.fakes.vllm import FakeVLLM
 from tests.gateway.conftest import Running, wait_for
 from trajectories.model import Outcome, Transition
 
@@ -107,6 +108,19 @@ def test_streamed_and_whole_answers_are_recorded_alike(running: Running) -> None
         assert streamed.outcome == Outcome.COMPLETE
 
 
+def test_a_request_id_of_the_engine_gives_way_to_ours(start: Callable[..., Running]) -> None:
+    class Named(FakeVLLM):
+        async def _chat(self, request: Any) -> Any:
+            response = await super()._chat(request)
+            response.headers["x-request-id"] = "theirs"
+            return response
+
+    with Named().serve() as engine:
+        answer = start(fake=engine).chat()
+        (own,) = answer.headers.get_list("x-request-id")
+        assert own.startswith("tr_")
+
+
 def test_the_first_byte_leaves_before_the_second_chunk_arrives(running: Running) -> None:
     running.fake.hold()
     body = {"model": "policy", "stream": True, "messages": [{"role": "user", "content": "x"}]}
@@ -159,6 +173,29 @@ def test_a_client_that_leaves_before_the_first_byte_is_recorded_too(running: Run
     (record,) = wait_for(running.records)
     assert record.outcome == Outcome.DISCONNECTED
     wait_for(lambda: running.services.in_flight.by_version() == {})
+
+
+def test_an_odd_retry_count_is_no_retry(running: Running) -> None:
+    for count in ("²".encode("latin-1"), b"-1", b"1000", b"x", b""):
+        headers = {"x-stainless-retry-count": count}
+        body = {"model": "policy", "messages": []}
+        answer = running.client.post("/v1/chat/completions", json=body, headers=headers)
+        assert answer.status_code == 200, count
+    assert {record.attempt for record in running.records()} == {0}
+    running.chat(headers={"x-stainless-retry-count": "2"})
+    assert running.records()[-1].attempt == 2
+
+
+@pytest.mark.parametrize("is_streamed", [False, True])
+def test_a_record_that_cannot_be_made_costs_the_client_nothing(
+    running: Running, is_streamed: bool
+) -> None:
+    running.services.spool.producer = 5  # type: ignore[assignment]  # no record has such a gateway
+    answer = running.chat(stream=is_streamed)
+    assert answer.status_code == 200
+    assert answer.content.endswith(b"data: [DONE]\n\n" if is_streamed else b"}")
+    assert running.records() == []
+    assert "ratchet_records_dropped_total 1.0" in running.client.get("/metrics").text
 
 
 def test_ids_are_read_and_not_forwarded(running: Running) -> None:

@@ -5,11 +5,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.errors import ApiError
 from gateway.feedback_body import parse_feedback, reward_of
+from gateway.training import Trigger, _queue
 from tests.gateway.conftest import Running
 from trajectories.connection import Redis
 from trajectories.ids import trajectory_id
@@ -65,6 +66,12 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"session_id": 5, "value": 1}, "bad_value"),
     ({"session_id": "a", "comment": "x" * 20_000}, "bad_value"),
     ({"value": 1, "score": 2, "session_id": "a"}, "bad_value"),
+    ({"value": 1, "trajectory_id": "traj_x:rewards"}, "bad_value"),
+    ({"value": 1, "episode_id": "traj_x:transitions"}, "bad_value"),
+    ({"value": 1, "trajectory_id": "t" * 129}, "bad_value"),
+    ({"value": 1, "response_id": "no spaces"}, "bad_value"),
+    ({"value": 1, "session_id": " "}, "no_target"),
+    ({"value": 1, "task_id": " "}, "no_target"),
 ]
 
 
@@ -156,7 +163,7 @@ def test_without_redis_feedback_is_still_taken(start: Callable[..., Running]) ->
 
 
 def test_feedback_that_cannot_be_stored_is_never_a_202(start: Callable[..., Running]) -> None:
-    running = start(gateway={"spool_mb": 1})
+    running = start(gateway={"spool_mb": 1}, redis=Redis.from_url("redis://127.0.0.1:9/0"))
     while running.services.spool.size_bytes < 940_000:
         running.services.spool.put(b"x" * 50_000)
     answer = post(running, session_id="s1", correction="x" * 60_000, metadata={"k": "y" * 16_000})
@@ -189,6 +196,40 @@ def test_a_trainer_is_asked_only_when_there_is_one(running: Running) -> None:
     assert running.client.post("/training/trigger", json={"algo": "x"}).status_code == 422
 
 
+def test_an_id_from_outside_reaches_no_other_key(running: Running) -> None:
+    response_id = running.chat(session_id="s1").json()["id"]
+    post(running, response_id=response_id, value=1)
+    deliver(running)
+    wanted = trajectory_id("default", session="s1", task=None)
+    for part in ("transitions", "feedback", "rewards"):
+        assert running.client.get(f"/v1/trajectories/{wanted}:{part}").status_code == 404
+    assert post(running, response_id="chatcmpl-a:b", value=1).status_code == 202
+
+
+def test_a_vote_on_a_task_finds_the_session_that_worked_on_it(running: Running) -> None:
+    early = post(running, task_id="t1", value=1)
+    assert early.json()["status"] == "pending"
+    response = running.chat(session_id="s1", task_id="t1")
+    deliver(running)
+    trajectory = response.headers["x-ratchet-trajectory-id"]
+    late = post(running, task_id="t1", value=-1, name="style")
+    assert (late.json()["status"], late.json()["trajectory_id"]) == ("attached", trajectory)
+    both = post(running, task_id="t1", response_id=response.json()["id"], value=1, name="both")
+    assert both.status_code == 202
+    assert running.client.get("/v1/trajectories?task_id=t1").json()["id"] == trajectory
+    assert (
+        running.client.get(f"/v1/feedback/{early.json()['feedback_id']}").json()["trajectory_id"]
+        == trajectory
+    )
+
+
+def test_of_two_wishes_for_a_round_at_the_same_time_one_stands(running: Running) -> None:
+    wish = Trigger(force=True)
+    first, second = (_queue(running.services, wish) for _ in range(2))
+    assert (first[1], second) == (True, (first[0], False))
+
+
+@settings(deadline=None)
 @given(
     st.fixed_dictionaries(
         {},

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import httpx2
 import pytest
 
 from tests.gateway.conftest import Running, wait_for
@@ -52,6 +53,7 @@ def test_other_routes_pass_with_query_body_and_headers(running: Running) -> None
     seen = running.fake.requests[-1]
     assert (seen.path, seen.raw) == ("/v1/files/upload?purpose=a&b=%20c", body)
     assert seen.headers["openai-beta"] == "v2"
+    assert running.client.get("/v1/files?after=1").json()["path"] == "/v1/files?after=1"
     completion = running.client.post(
         "/v1/completions", json={"model": "base", "prompt": [1, 2, 3], "prompt_logprobs": 0}
     )
@@ -83,3 +85,11 @@ def test_models_without_an_engine_are_the_aliases(start: Callable[..., Running])
     assert running.client.get("/readyz").status_code == 503
     refused = running.client.post("/v1/embeddings", json={"input": "x"})
     assert refused.status_code == 503
+
+
+def test_a_client_that_leaves_before_the_first_byte_ends_the_request(running: Running) -> None:
+    running.fake.fault = "hang_before"
+    with pytest.raises(httpx2.TimeoutException):
+        running.client.post("/v1/completions", json={"model": "base", "prompt": "x"}, timeout=0.2)
+    ended = 'ratchet_requests_total{route="completions",status="499"} 1.0'
+    wait_for(lambda: ended in running.client.get("/metrics").text, 2)

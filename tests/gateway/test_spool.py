@@ -5,23 +5,17 @@ import resource
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
-import fakeredis
 import pytest
 
-from gateway.metrics import Metrics
 from gateway.segments import SegmentReader, list_segments, read_frames
-from gateway.shipper import Lane, Shipper
-from gateway.spool import BLOCK, Spool
+from gateway.spool import BLOCK
 from gateway.spool_directory import lock_directory
-from tests.gateway.conftest import wait_for
-from trajectories import keys
+from gateway.syncer import Syncer
+from tests.gateway.conftest import open_spool
 from trajectories.errors import SpoolError, SpoolFull
-
-
-def open_spool(root: Path, budget: int = 1 << 24, segment: int = 1 << 20) -> Spool:
-    return Spool.open(root, budget_bytes=budget, segment_bytes=segment)
 
 
 def payloads(directory: Path) -> list[bytes]:
@@ -36,6 +30,20 @@ def test_a_restart_takes_the_directory_over_and_begins_at_the_next_block(tmp_pat
     assert again.producer == first.producer
     assert again.put(b"c") == used[0] + BLOCK
     assert payloads(again.directory) == [b"a", b"b", b"c"]
+    again.close()
+
+
+def test_what_an_earlier_process_did_not_ship_is_counted(tmp_path: Path) -> None:
+    first = open_spool(tmp_path, segment=1_000)
+    used = [first.put(b"x" * 300) for _ in range(10)]
+    first.close()
+    again = open_spool(tmp_path)
+    again.put(b"b")
+    assert again.unshipped == 11
+    again.mark_shipped(used[3])
+    assert again.unshipped == 7
+    again.mark_shipped(again.last)
+    assert again.unshipped == 0
     again.close()
 
 
@@ -138,55 +146,6 @@ def test_a_broken_segment_is_set_aside_and_the_rest_read(tmp_path: Path) -> None
     spool.close()
 
 
-def test_what_a_dead_process_left_is_shipped_under_its_own_id(tmp_path: Path) -> None:
-    redis = fakeredis.FakeRedis()
-    alive, dead = open_spool(tmp_path), open_spool(tmp_path)
-    dead.put(b"left behind")
-    dead.close()
-    shipper = Shipper(redis, alive, Metrics())
-    shipper.start()
-    alive.put(b"mine")
-    shipper.wake()
-    wait_for(lambda: redis.xlen(keys.traffic(dead.producer)))
-    wait_for(lambda: redis.xlen(keys.traffic(alive.producer)))
-    assert redis.smembers(keys.GATEWAYS) == {alive.producer.encode(), dead.producer.encode()}
-    shipper.stop()
-    alive.close()
-
-
-def test_a_flushed_redis_gets_everything_that_is_retained_again(tmp_path: Path) -> None:
-    redis = fakeredis.FakeRedis()
-    spool = open_spool(tmp_path)
-    lane = Lane(redis, spool.directory, spool.producer)
-    for number in range(450):
-        spool.put(b"%d" % number)
-    while lane.ship() is not None:
-        pass
-    assert redis.xlen(keys.traffic(spool.producer)) == 450
-    redis.flushall()
-    while lane.ship() is not None:
-        pass
-    entries = redis.xrange(keys.traffic(spool.producer))
-    assert [int(fields[b"r"]) for _, fields in entries] == list(range(450))
-    assert redis.smembers(keys.GATEWAYS) == {spool.producer.encode()}
-    spool.close()
-
-
-def test_the_shipper_waits_while_nobody_consumes(tmp_path: Path) -> None:
-    redis = fakeredis.FakeRedis()
-    spool = open_spool(tmp_path)
-    lane = Lane(redis, spool.directory, spool.producer, high_water=3)
-    for number in range(5):
-        spool.put(b"%d" % number)
-        lane.ship()
-    assert redis.xlen(keys.traffic(spool.producer)) == 3
-    redis.xtrim(keys.traffic(spool.producer), maxlen=0)
-    lane.ship()
-    entries = redis.xrange(keys.traffic(spool.producer))
-    assert [fields[b"r"] for _, fields in entries] == [b"3", b"4"]
-    spool.close()
-
-
 def test_a_spool_that_cannot_write_says_so(tmp_path: Path) -> None:
     spool = open_spool(tmp_path)
     os.close(spool._descriptor)
@@ -194,3 +153,92 @@ def test_a_spool_that_cannot_write_says_so(tmp_path: Path) -> None:
     with pytest.raises(SpoolError):
         spool.put(b"x")
     spool.close()
+
+
+@pytest.fixture
+def no_descriptor_left() -> Iterator[None]:
+    """Lets the process open no more files while the test says so."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def test_a_rotation_that_fails_keeps_the_open_segment(
+    tmp_path: Path, no_descriptor_left: None
+) -> None:
+    spool = open_spool(tmp_path, segment=1_000)
+    spool.put(b"a" * 900)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+    for _ in range(2):
+        with pytest.raises(SpoolError):
+            spool.put(b"b" * 900)
+    os.fstat(spool._descriptor)  # ours still: its number was given to nobody else
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    spool.put(b"c" * 900)
+    assert payloads(spool.directory) == [b"a" * 900, b"c" * 900]
+    spool.close()
+
+
+def test_a_torn_frame_that_cannot_be_cut_off_ends_its_segment(tmp_path: Path) -> None:
+    spool = open_spool(tmp_path)
+    first = spool.put(b"a")
+    descriptor, spool._descriptor = spool._descriptor, os.open(spool._path, os.O_RDONLY)
+    with pytest.raises(SpoolError):
+        spool.put(b"lost")
+    os.close(descriptor)
+    assert spool.put(b"b") == first + 2, "the torn frame may have carried the number between"
+    assert len(list_segments(spool.directory)) == 2
+    assert payloads(spool.directory) == [b"a", b"b"]
+    spool.close()
+
+
+def test_a_closed_spool_takes_nothing_and_removes_nothing(tmp_path: Path) -> None:
+    spool = open_spool(tmp_path, budget=10_000, segment=500)
+    for _ in range(4):
+        spool.put(b"x" * 400)
+    spool.close()
+    with pytest.raises(SpoolError, match="closed"):
+        spool.put(b"late")
+    with pytest.raises(SpoolError, match="closed"):
+        spool.change_producer()
+    spool.mark_shipped(spool.last)
+    assert len(payloads(spool.directory)) == 4
+
+
+def test_a_small_budget_is_used_again_and_again(tmp_path: Path) -> None:
+    spool = open_spool(tmp_path, budget=10_000, segment=1 << 26)
+    for _ in range(100):
+        spool.mark_shipped(spool.put(b"x" * 500))
+    assert not spool.is_full
+    assert spool.size_bytes <= 10_000
+    spool.close()
+
+
+@pytest.mark.parametrize("note", [b"", b"{oops", b"[1]", b'{"producer":"gw_1","reserved":"many"}'])
+def test_a_broken_note_does_not_stop_a_start(tmp_path: Path, note: bytes) -> None:
+    first = open_spool(tmp_path)
+    used = first.put(b"a")
+    first.close()
+    (first.directory / "producer.json").write_bytes(note)
+    again = open_spool(tmp_path)
+    assert again.put(b"b") > used
+    assert payloads(again.directory) == [b"a", b"b"]
+    again.close()
+
+
+def test_a_directory_that_is_being_removed_is_not_taken(tmp_path: Path) -> None:
+    assert lock_directory(tmp_path / "gone") is None
+
+
+def test_a_sync_that_fails_is_tried_again_and_ends_nothing(tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    syncer = Syncer(seconds=60)
+    syncer.mark(writing)  # a pipe cannot be synced
+    syncer.sync()
+    assert syncer._dirty == {writing}
+    syncer.retire(writing)
+    syncer.close()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(writing)
+    os.close(reading)

@@ -92,3 +92,14 @@ def test_an_unknown_model_gets_the_engines_own_404(running: Running) -> None:
     assert "gpt-17" in answer.json()["error"]["message"]
     (record,) = running.records()
     assert (record.policy, record.policy_version) == (None, None)
+
+
+def test_the_event_that_was_held_when_the_engine_fell_silent_still_arrives(
+    start: Callable[..., Running],
+) -> None:
+    running = start(upstream={"idle_seconds": 0.3})
+    whole = events(running.chat(stream=True).content)
+    running.fake.fault, running.fake.fault_after = "hang_after", running.fake.chunks_sent - 1
+    cut = events(running.chat(stream=True).content)
+    assert "error" in cut[-1]
+    assert cut[-2]["choices"][0]["finish_reason"] == whole[-2]["choices"][0]["finish_reason"]

@@ -1,13 +1,18 @@
 """Which version answers: sticky through a promotion, counted, and never absent."""
 
+import asyncio
 from collections.abc import Callable
+from pathlib import Path
 
+import fakeredis
 import httpx2
 import pytest
 
+from gateway.app import create_app
 from gateway.routing import InFlight, Stickiness, choose
-from tests.gateway.conftest import Running, wait_for
-from trajectories.registry import Snapshot
+from gateway.snapshot import SnapshotWatcher
+from tests.gateway.conftest import Running, open_spool, settings_for, wait_for
+from trajectories.registry import Registry, Snapshot
 from trajectories.resources import PolicyVersion, VersionState
 
 
@@ -130,3 +135,43 @@ def test_choosing_is_pure() -> None:
         assert route.version == expected
     assert choose("other", aliases=("policy",), snapshot=snapshot).version is None
     assert choose("policy-v2", aliases=("*",), snapshot=snapshot).alias is None
+
+
+def test_the_first_call_after_a_start_goes_to_the_current_version(tmp_path: Path) -> None:
+    redis = fakeredis.FakeRedis()
+    registry = Registry(redis, "policy", "base")
+    registry.add(version(1))
+    registry.promote(1)
+    app = create_app(settings_for(tmp_path, "http://127.0.0.1:9"), redis=redis)
+
+    async def current() -> int:
+        async with app.router.lifespan_context(app):
+            return int(app.state.services.watcher.snapshot.current)
+
+    assert asyncio.run(current()) == 1
+
+
+def test_after_an_outage_versions_are_compared_and_not_just_their_number(tmp_path: Path) -> None:
+    redis = fakeredis.FakeRedis()
+    registry = Registry(redis, "policy", "base")
+    spool = open_spool(tmp_path)
+    watcher = SnapshotWatcher(
+        redis, registry, spool, in_flight=InFlight(), stickiness=Stickiness(10)
+    )
+    registry.add(version(1))
+    asyncio.run(watcher.refresh())
+    redis.flushall()  # and restored, from something older, and changed since
+    registry.add(version(2))
+    watcher.is_connected = False
+    asyncio.run(watcher.refresh())
+    assert set(watcher.snapshot.versions) == {0, 2}
+    assert watcher.is_connected
+    spool.close()
+
+
+def test_the_heartbeat_follows_a_gateway_that_had_to_take_a_new_id(running: Running) -> None:
+    before = running.services.gateway_id
+    running.services.spool.change_producer()
+    after = running.services.gateway_id
+    assert after != before
+    wait_for(lambda: after in {b.gateway for b in running.services.registry.heartbeats()})

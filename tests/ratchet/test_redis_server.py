@@ -9,7 +9,13 @@ from pathlib import Path
 import pytest
 
 from ratchet import redis_server
-from ratchet.redis_server import EmbeddedRedis, find_server, is_configured, open_redis
+from ratchet.redis_server import (
+    EmbeddedRedis,
+    find_server,
+    is_answering,
+    is_configured,
+    open_redis,
+)
 from trajectories.connection import connect
 from trajectories.errors import SettingsError
 from trajectories.settings import Settings, load_settings
@@ -54,6 +60,22 @@ def test_what_was_acknowledged_survives_a_killed_server(short_path: Path) -> Non
         assert connect(again.settings).get("kept") == b"yes"
     finally:
         again.stop()
+
+
+def test_a_server_that_was_killed_is_started_again(short_path: Path) -> None:
+    server = EmbeddedRedis(Settings(data_dir=short_path))
+    server.start()
+    assert server.process is not None
+    first = server.process
+    first.kill()
+    first.wait()
+    deadline = time.monotonic() + 15
+    while not is_answering(server.settings):
+        assert time.monotonic() < deadline
+        server.supervise()
+        time.sleep(0.05)
+    assert server.process is not first
+    server.stop()
 
 
 def test_a_command_starts_the_server_of_its_data_directory_for_as_long_as_it_looks(

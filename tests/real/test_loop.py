@@ -1,5 +1,8 @@
 """Real vLLM, real TRL, every process: from thumbs to a served adapter, and back."""
 
+import os
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,11 +17,13 @@ from ratchet import cli
 from ratchet.demo.questions import CALCULATOR
 from ratchet.up import Loop
 from tests.real.conftest import BASE, RealEngine, run_loop
+from trainer.runs import Phase, all_runs
 from trajectories.connection import connect
 from trajectories.registry import Registry
 from trajectories.resources import MANIFEST, AdapterManifest, VersionState
 
-pytestmark = pytest.mark.vllm
+# The first test of a session also makes the model and starts vLLM.
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
 
 SESSIONS = 24
 
@@ -45,10 +50,10 @@ def until(condition: Callable[[], Any], seconds: float) -> Any:
     return found
 
 
-def test_thumbs_become_a_served_adapter_and_a_rollback_takes_it_back(whole: Loop) -> None:
-    root = f"http://127.0.0.1:{whole.settings.gateway.port}"
-    with openai.OpenAI(base_url=root, api_key="none") as client, httpx2.Client() as user:
-        for number in range(SESSIONS):
+def talk(root: str, first: int) -> None:
+    """SESSIONS sessions, each with a call and a thumb; every one has to be answered."""
+    with openai.OpenAI(base_url=root, api_key="none", max_retries=0) as client:
+        for number in range(first, first + SESSIONS):
             session = f"s{number}"
             client.with_options(base_url=f"{root}/t/{session}/v1").chat.completions.create(
                 model="policy",
@@ -58,7 +63,70 @@ def test_thumbs_become_a_served_adapter_and_a_rollback_takes_it_back(whole: Loop
             )
             thumb = "up" if number % 2 else "down"
             body = {"session_id": session, "thumb": thumb, "final": True}
-            assert user.post(f"{root}/v1/feedback", json=body).status_code == 202
+            assert httpx2.post(f"{root}/v1/feedback", json=body).status_code == 202
+
+
+def test_a_trainer_killed_in_every_phase_disturbs_nobody_and_promotes_once(whole: Loop) -> None:
+    root = f"http://127.0.0.1:{whole.settings.gateway.port}"
+    talk(root, 0)
+    assert whole.redis is not None
+    redis = connect(whole.redis.settings)
+    registry = Registry(redis, "policy", BASE)
+    stop, answers = threading.Event(), list[int]()
+
+    def keep_asking() -> None:
+        body = {"model": "policy", "messages": [{"role": "user", "content": "hi"}]}
+        while not stop.is_set():
+            reply = httpx2.post(f"{root}/v1/chat/completions", json=body, timeout=60)
+            answers.append(reply.status_code)
+
+    asking = threading.Thread(target=keep_asking)
+    asking.start()
+    try:
+        for phase in (Phase.COLLECTED, Phase.TRAINED, Phase.LOADED):
+            until(lambda phase=phase: has_reached(whole, phase), 120)
+            kill_trainer(whole)
+        until(lambda: (whole.supervise(), registry.snapshot().current == 1)[1], 150)
+    finally:
+        stop.set()
+        asking.join()
+    assert set(answers) == {200}
+    assert set(registry.snapshot().versions) == {0, 1}
+    runs = all_runs(whole.settings.runs_dir)
+    refs = [ref for run in runs for ref in run.plan().refs]
+    assert len(refs) == len(set(refs))
+    redis.close()
+
+
+def kill_trainer(loop: Loop) -> None:
+    """SIGKILL, and wait until the supervisor has started another one."""
+    child = loop.supervisor["trainer"]
+    assert child.pid is not None
+    restarts = child.restarts
+    os.kill(child.pid, signal.SIGKILL)
+    until(lambda: (loop.supervise(), child.restarts > restarts)[1], 30)
+
+
+ORDER = (
+    Phase.COLLECTED,
+    Phase.TRAINED,
+    Phase.PUBLISHED,
+    Phase.LOADED,
+    Phase.PROBED,
+    Phase.PROMOTED,
+)
+
+
+def has_reached(loop: Loop, phase: Phase) -> bool:
+    """Whether the first run has come to `phase`, or past it already."""
+    runs = all_runs(loop.settings.runs_dir)
+    return bool(runs) and ORDER.index(runs[0].read().phase) >= ORDER.index(phase)
+
+
+def test_thumbs_become_a_served_adapter_and_a_rollback_takes_it_back(whole: Loop) -> None:
+    root = f"http://127.0.0.1:{whole.settings.gateway.port}"
+    talk(root, 0)
+    with httpx2.Client() as user:
         assert whole.redis is not None
         redis = connect(whole.redis.settings)
         registry = Registry(redis, "policy", BASE)

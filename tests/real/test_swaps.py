@@ -21,7 +21,8 @@ from trajectories.registry import Registry
 from trajectories.resources import PolicyVersion, VersionState
 from trajectories.store import Store, TrajectoryRef
 
-pytestmark = pytest.mark.vllm
+# The first test of a session also makes the model and starts vLLM.
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
 
 MakeAdapter = Callable[[], tuple[int, Path]]
 CLIENTS = 8

@@ -179,7 +179,7 @@ def test_grpo_raises_good_answers_and_lowers_bad_ones(
 def test_the_first_gradient_is_the_policy_gradient_of_the_recorded_answers(
     base: Path, samples: list[Sample], tmp_path: Path
 ) -> None:
-    """At ratio 1 the clipped loss has the gradient of -sum(A * logp) / tokens (learning.md 2)."""
+    """At ratio 1 the clipped loss has the gradient of -sum(A * logp) / tokens."""
     model, tokenizer = load_policy(a_plan(base))
     trainer = grpo(model, tokenizer, samples, tmp_path)
     rows = [trainer.train_dataset[i] for i in range(len(samples))]
@@ -230,7 +230,7 @@ def test_a_kl_to_the_base_holds_the_policy_back(
 
 
 def test_every_row_is_seen_once_per_epoch_in_an_order_that_repeats() -> None:
-    sampler = EachRowOnce(10, multiple=1, seed=3)
+    sampler = EachRowOnce(10, block=4, repeat=1, seed=3)
     first = list(sampler)
     sampler.set_epoch(1)
     second = list(sampler)
@@ -238,7 +238,35 @@ def test_every_row_is_seen_once_per_epoch_in_an_order_that_repeats() -> None:
     assert first != second
     sampler.set_epoch(0)
     assert list(sampler) == first, "a resumed epoch has the same order"
-    assert len(list(EachRowOnce(10, multiple=4, seed=3))) == 8
+    assert len(list(EachRowOnce(10, block=4, repeat=2, seed=3))) == 2 * 8
+
+
+def test_a_batch_in_several_passes_trains_the_same_rows_to_the_same_weights(
+    base: Path, samples: list[Sample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TRL takes a new batch only every few micro-steps: rows were skipped in between."""
+    seen: dict[str, list[int]] = {}
+    probes = {}
+    longest = max(len(s.prompt_token_ids) + len(s.token_ids) for s in samples)
+    for name, tokens in (("whole", 8192), ("cut", longest)):
+        monkeypatch.setattr("trainer.grpo.TOKENS_PER_PASS", tokens)
+        counts = seen.setdefault(name, [])
+        original = LoggedGRPOTrainer._generate_and_score_completions
+
+        def note(
+            self: Any, inputs: Any, counts: list[int] = counts, original: Any = original
+        ) -> Any:
+            counts.append(len(inputs))
+            return original(self, inputs)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(LoggedGRPOTrainer, "_generate_and_score_completions", note)
+            run = a_run(tmp_path / name, a_plan(base), samples)
+            train(run)
+        probes[name] = ProbeSet.from_json((run.trained / "probe.json").read_bytes()).probes
+    assert sum(seen["cut"]) == sum(seen["whole"])
+    for one, other in zip(probes["whole"], probes["cut"], strict=True):
+        assert one.logprobs == pytest.approx(other.logprobs, abs=1e-3)
 
 
 def test_a_long_batch_is_cut_into_equal_passes() -> None:
@@ -311,6 +339,29 @@ def test_a_round_killed_in_the_middle_ends_where_an_unbroken_one_does(
     probes = [ProbeSet.from_json((d.trained / "probe.json").read_bytes()) for d in (whole, broken)]
     for one, other in zip(probes[0].probes, probes[1].probes, strict=True):
         assert one.logprobs == pytest.approx(other.logprobs, abs=1e-4)
+
+
+def test_a_round_killed_while_it_saves_leaves_nothing_half_and_trains_again(
+    base: Path, samples: list[Sample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def die(*_: Any) -> None:
+        raise Killed
+
+    run = a_run(tmp_path / "run", a_plan(base), samples)
+    monkeypatch.setattr("trainer.policy.make_probes", die)  # the weights are written by then
+    with pytest.raises(Killed):
+        train(run)
+    monkeypatch.undo()
+    assert not run.trained.exists()
+    train(run)
+    assert {path.name for path in run.trained.iterdir()} >= {
+        "adapter_model.safetensors",
+        "probe.json",
+        "optimizer.pt",
+    }
 
 
 def test_a_log_that_was_tokenised_again_fails_the_round(

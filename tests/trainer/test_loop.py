@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
@@ -15,8 +16,8 @@ from trainer.batching import Lack
 from trainer.loop import Loop
 from trainer.runs import Phase, Run, all_runs
 from trajectories import keys
-from trajectories.connection import Redis
-from trajectories.registry import Registry
+from trajectories.connection import Redis, RedisError
+from trajectories.registry import Heartbeat, Registry
 from trajectories.resources import VersionState
 from trajectories.settings import Settings
 from trajectories.store import Store
@@ -24,12 +25,16 @@ from trajectories.store import Store
 CRASH_POINTS = (
     "batch_written",
     "run_written",
+    "marked_used",
     "training_started",
+    "trained",
     "version_allocated",
+    "publish_adapter_model.safetensors",
     "publish_manifest",
     "publish_renamed",
     "registered",
     "loaded",
+    "probed",
     "promoted",
 )
 
@@ -102,6 +107,67 @@ def test_a_kill_anywhere_ends_in_one_promoted_version(
     assert store.count_trainable("policy") == 0
     assert redis.llen(keys.runs("policy")) == 1
     assert not list(make_loop.settings.adapters_dir.glob(".publishing*"))
+
+
+def test_redis_away_while_a_round_begins_uses_no_trajectory_twice(
+    make_loop: LoopMaker,
+    store: Store,
+    registry: Registry,
+    redis: Redis,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("trainer.loop.FIRST_BACKOFF_SECONDS", 0.05)
+    failures = [RedisError("away"), RedisError("away")]
+    original = Store.mark_used
+
+    def mark_used(self: Store, *arguments: Any) -> None:
+        if failures:
+            raise failures.pop()
+        original(self, *arguments)
+
+    monkeypatch.setattr(Store, "mark_used", mark_used)
+    make_trainable(store, 4)
+    with make_loop() as loop:
+        cycle_until(loop, lambda: loop.board.last_run is not None)
+    assert failures == []
+    assert len(refs_of_all_runs(make_loop.settings)) == 4
+    assert registry.snapshot().current == 1
+
+
+def test_a_rollback_right_after_a_promotion_stands_when_the_trainer_comes_back(
+    make_loop: LoopMaker, store: Store, registry: Registry, redis: Redis
+) -> None:
+    make_trainable(store, 4)
+    loop = make_loop(kill_at("promoted"))
+    loop.__enter__()
+    with pytest.raises(Killed):
+        cycle_until(loop, lambda: False)
+    loop._pulse.__exit__()
+    redis.delete(keys.lease("policy"))
+    registry.promote(0, reason="rolled back")
+    with make_loop() as again:
+        cycle_until(again, lambda: again.board.last_run is not None)
+    assert registry.snapshot().current == 0
+
+
+def test_an_adapter_that_is_refused_pauses_the_trainer_too(
+    make_loop: LoopMaker, store: Store, engine: FakeEngine
+) -> None:
+    engine.is_serving_base = True
+    make_trainable(store, 4)
+    with make_loop() as loop:
+        cycle_until(loop, lambda: loop.board.last_run is not None)
+        assert loop.board.state == "paused"
+
+
+def test_a_trajectory_that_cannot_be_read_does_not_stop_a_round(
+    make_loop: LoopMaker, store: Store, registry: Registry, redis: Redis
+) -> None:
+    make_trainable(store, 5)
+    redis.set(keys.transition("default", "t0004-0"), b"not a record")
+    with make_loop() as loop:
+        cycle_until(loop, lambda: registry.snapshot().current == 1)
+    assert len(refs_of_all_runs(make_loop.settings)) == 4
 
 
 def test_a_second_round_starts_from_the_first_ones_version_and_takes_new_rows(
@@ -248,6 +314,10 @@ def test_a_trigger_with_too_little_to_learn_from_is_refused_in_words(
 def test_a_rollback_loads_the_old_version_again_and_makes_it_current(
     make_loop: LoopMaker, store: Store, registry: Registry, engine: FakeEngine, redis: Redis
 ) -> None:
+    redis.sadd(keys.GATEWAYS, "idle")
+    registry.beat(
+        Heartbeat(gateway="idle", revision=1000, in_flight={}, open_trajectories={}, at=0)
+    )
     with make_loop() as loop:
         for version in (1, 2, 3):
             make_trainable(store, 4, start=4 * version)

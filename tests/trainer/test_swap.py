@@ -1,5 +1,6 @@
 """Swapping: nothing is unloaded while a request may still need it."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -193,6 +194,32 @@ def test_reconciling_takes_away_what_a_kill_left_behind(house: House) -> None:
     house.registry.move(1, VersionState.REJECTED)
     assert house.swap.reconcile() == []
     assert house.engine.loaded == {}
+
+
+def test_a_lost_old_adapter_does_not_keep_the_current_one_from_being_loaded_again(
+    house: House,
+) -> None:
+    old = house.promote(1)
+    current = house.promote(2)
+    house.engine.restart()
+    shutil.rmtree(old.path or "")
+    [trouble] = house.swap.reconcile()
+    assert "missing" in trouble
+    assert list(house.engine.loaded) == [current.model]
+
+
+def test_gateways_that_are_late_to_report_are_not_taken_for_idle(house: House) -> None:
+    for version in (1, 2, 3):
+        house.promote(version)
+    house.now = 101.0
+    house.swap.retire()
+    house.now = 202.0
+    house.swap.retire()
+    house.swap.retire()
+    assert house.state(1) is VersionState.RETIRED, "nobody has said that it runs nothing"
+    house.now += keys.HEARTBEAT_TTL_SECONDS + 1
+    house.swap.retire()
+    assert house.state(1) is VersionState.UNLOADED
 
 
 def test_an_adapter_damaged_on_disk_is_not_loaded_again(house: House) -> None:

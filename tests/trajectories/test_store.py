@@ -9,6 +9,7 @@ from tests.key_leak import key_leaks
 from tests.workers.records import transition, vote
 from trajectories import keys
 from trajectories.errors import RecordError
+from trajectories.ids import trajectory_id
 from trajectories.model import Feedback, Reward
 from trajectories.store import Store, TrajectoryRef
 
@@ -74,6 +75,30 @@ def test_a_vote_that_came_first_is_joined_when_its_target_comes(
     assert scorable is not None
     assert [entry.reward for entry in scorable.feedback] == [1.0]
     assert store.count_pending() == 0
+
+
+def test_a_vote_on_a_task_is_joined_to_the_session_that_worked_on_it(store: Store) -> None:
+    task = trajectory_id("default", session=None, task="t")
+    store.add_feedback(vote(1.0, trajectory=task))
+    of_session = transition(0).model_copy(update={"session_id": "s", "task": "t"})
+    store.add_transition(of_session)
+    assert store.add_feedback(vote(1.0, trajectory=task, name="style")) == REF
+    assert store.locate(TrajectoryRef("default", task)) == REF
+    assert store.locate(TrajectoryRef("other", task)) is None
+    scorable = store.scorable(REF)
+    assert scorable is not None
+    assert len(scorable.feedback) == 2
+    assert store.count_pending() == 0
+
+
+def test_a_vote_on_what_is_no_trajectory_changes_no_key(store: Store, redis: Any) -> None:
+    store.add_transition(transition(0))
+    store.add_feedback(vote(1.0, response=ONE))
+    put(store, 1.0)
+    before = redis.hgetall(keys.rewards_of("default", "traj_a"))
+    assert store.add_feedback(vote(1.0, trajectory="traj_a:rewards")) is None
+    assert redis.hgetall(keys.rewards_of("default", "traj_a")) == before
+    redis.flushall()  # such names are not listed
 
 
 def test_a_vote_is_joined_by_the_replay_when_the_first_try_died_in_between(store: Store) -> None:

@@ -3,7 +3,7 @@
 Pure. Each signal reads one transition and its neighbours, and says why it
 fired; `SIGNALS` lists them with their default values. They are small and never
 positive: a reward for "the tool ran" is learned instead of the task (see
-docs/learning.md), so AIR shapes and the outcome decides. `[rewards.air]`
+docs/feedback.md), so AIR shapes and the outcome decides. `[rewards.air]`
 overrides a value by name, 0 switches a signal off.
 """
 

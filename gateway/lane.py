@@ -1,0 +1,115 @@
+"""One spool directory on its way into one stream of Redis, batch by batch.
+
+Entry ids are the spool's sequences, so Redis itself refuses repeats and says
+how far it got; before each batch we ask it. That one question covers a fresh
+start, a lost reply, a roll-back and a flush. A batch is one MULTI/EXEC: at the
+memory limit a plain pipeline would leave holes.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from redis import WatchError
+
+from gateway.segments import Frame, SegmentReader
+from trajectories import keys
+from trajectories.connection import Redis
+
+BATCH = 200
+BATCH_BYTES = 4 * 1024 * 1024
+HIGH_WATER = 50_000  # entries not consumed yet; beyond it records wait on our disk
+
+
+class Lane:
+    """Carries the records of one directory to one stream.
+
+    `sent` is the last sequence that can be in Redis when nobody but us writes
+    under this id; without it that is not looked after (an abandoned directory).
+    """
+
+    def __init__(
+        self,
+        redis: Redis,
+        directory: Path,
+        producer: str,
+        *,
+        sent: int | None = None,
+        high_water: int = HIGH_WATER,
+    ) -> None:
+        self._redis = redis
+        self._stream = keys.traffic(producer)
+        self._producer = producer
+        self._reader = SegmentReader(directory)
+        self._high_water = high_water
+        self._sent = sent
+        self._tried: set[int] = set()  # last sequences of batches that were not answered
+        self._arrived: int | None = None
+        self.is_held_back = False
+        self.is_shared = False  # somebody else writes under our id: nothing is sent any more
+
+    def ship(self) -> int | None:
+        """Send one batch; the last sequence known to be in Redis, None if nothing was to do.
+
+        Raises RedisError when Redis did not take it; call again later.
+        """
+        try:
+            with self._redis.pipeline(transaction=True) as pipe:
+                return self._ship(pipe)
+        except WatchError:
+            # Trimmed, flushed or written to since we asked, so nothing was taken: ask again.
+            return self.arrived
+
+    @property
+    def arrived(self) -> int:
+        """The last sequence Redis was known to hold."""
+        return self._arrived or 0
+
+    @property
+    def corrupt_segments(self) -> int:
+        return self._reader.corrupt_segments
+
+    def _ship(self, pipe: Any) -> int | None:
+        pipe.watch(self._stream)
+        arrived, length = self._progress(pipe)
+        if not self._is_ours(arrived):
+            self.is_shared = True
+            return None
+        if self._arrived is None or arrived == 0:
+            self._redis.sadd(keys.GATEWAYS, self._producer)
+        self._arrived = arrived
+        self._reader.seek(arrived)
+        self.is_held_back = length >= self._high_water
+        frames = [] if self.is_held_back else self._reader.read(BATCH, BATCH_BYTES)
+        if not frames:
+            return None
+        self._send(pipe, frames)
+        return self._arrived
+
+    def _send(self, pipe: Any, frames: list[Frame]) -> None:
+        last = frames[-1].sequence
+        self._tried.add(last)
+        pipe.multi()
+        for frame in frames:
+            pipe.xadd(self._stream, {"r": frame.payload}, id=f"{frame.sequence}-0")
+        pipe.execute()
+        self._note_sent(last)
+        self._arrived = last
+
+    def _is_ours(self, arrived: int) -> bool:
+        """Whether what Redis holds can have come from here."""
+        if arrived in self._tried:  # only the answer was lost
+            self._note_sent(arrived)
+        return self._sent is None or arrived <= self._sent
+
+    def _note_sent(self, sequence: int) -> None:
+        self._tried.clear()
+        if self._sent is not None:
+            self._sent = max(self._sent, sequence)
+
+    def _progress(self, pipe: Any) -> tuple[int, int]:
+        if not pipe.exists(self._stream):
+            return 0, 0
+        found: dict[str, Any] = pipe.xinfo_stream(self._stream)
+        last = found["last-generated-id"]
+        text = last.decode() if isinstance(last, bytes) else str(last)
+        return int(text.partition("-")[0]), int(found["length"])

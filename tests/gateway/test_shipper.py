@@ -1,0 +1,246 @@
+"""Spool to Redis: in order, once, and nothing lost to a flush, a copy or a stop."""
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import fakeredis
+import pytest
+
+from gateway.lane import Lane
+from gateway.metrics import Metrics
+from gateway.segments import SegmentReader, list_segments
+from gateway.shipper import Shipper
+from gateway.spool import Spool
+from tests.gateway.conftest import open_spool, wait_for
+from trajectories import keys
+
+
+def shipped(redis: Any, producer: str) -> list[bytes]:
+    return [fields[b"r"] for _, fields in redis.xrange(keys.traffic(producer))]
+
+
+def test_what_a_dead_process_left_is_shipped_under_its_own_id(tmp_path: Path) -> None:
+    redis = fakeredis.FakeRedis()
+    alive, dead = open_spool(tmp_path), open_spool(tmp_path)
+    dead.put(b"left behind")
+    dead.close()
+    shipper = Shipper(redis, alive, Metrics())
+    shipper.start()
+    alive.put(b"mine")
+    shipper.wake()
+    wait_for(lambda: redis.xlen(keys.traffic(dead.producer)))
+    wait_for(lambda: redis.xlen(keys.traffic(alive.producer)))
+    assert redis.smembers(keys.GATEWAYS) == {alive.producer.encode(), dead.producer.encode()}
+    shipper.stop()
+    alive.close()
+
+
+def test_a_flushed_redis_gets_everything_that_is_retained_again(tmp_path: Path) -> None:
+    redis = fakeredis.FakeRedis()
+    spool = open_spool(tmp_path)
+    lane = Lane(redis, spool.directory, spool.producer)
+    for number in range(450):
+        spool.put(b"%d" % number)
+    while lane.ship() is not None:
+        pass
+    assert redis.xlen(keys.traffic(spool.producer)) == 450
+    redis.flushall()
+    while lane.ship() is not None:
+        pass
+    entries = redis.xrange(keys.traffic(spool.producer))
+    assert [int(fields[b"r"]) for _, fields in entries] == list(range(450))
+    assert redis.smembers(keys.GATEWAYS) == {spool.producer.encode()}
+    spool.close()
+
+
+def test_the_shipper_waits_while_nobody_consumes(tmp_path: Path) -> None:
+    redis = fakeredis.FakeRedis()
+    spool = open_spool(tmp_path)
+    lane = Lane(redis, spool.directory, spool.producer, high_water=3)
+    for number in range(5):
+        spool.put(b"%d" % number)
+        lane.ship()
+    assert redis.xlen(keys.traffic(spool.producer)) == 3
+    redis.xtrim(keys.traffic(spool.producer), maxlen=0)
+    lane.ship()
+    entries = redis.xrange(keys.traffic(spool.producer))
+    assert [fields[b"r"] for _, fields in entries] == [b"3", b"4"]
+    spool.close()
+
+
+def test_a_stop_in_the_middle_of_an_adoption_deletes_nothing(tmp_path: Path) -> None:
+    redis = fakeredis.FakeRedis()
+    alive, dead = open_spool(tmp_path), open_spool(tmp_path)
+    for number in range(1_000):
+        dead.put(b"%d" % number)
+    dead.close()
+    for segment in list_segments(dead.directory):
+        os.utime(segment, (0, 0))  # old enough to be removed once it is shipped
+    shipper = Shipper(redis, alive, Metrics())
+    shipper._is_stopping.set()
+    shipper._adopt()
+    assert len(shipped(redis, dead.producer)) < 1_000
+    assert dead.directory.exists()
+    again = Shipper(redis, alive, Metrics())
+    again._adopt()
+    assert len(shipped(redis, dead.producer)) == 1_000
+    assert not dead.directory.exists()
+    alive.close()
+
+
+def test_our_own_records_do_not_wait_for_a_large_adoption(tmp_path: Path) -> None:
+    redis = fakeredis.FakeRedis()
+    alive, dead = open_spool(tmp_path), open_spool(tmp_path)
+    for number in range(1_000):
+        dead.put(b"%d" % number)
+    dead.close()
+    alive.put(b"mine")
+    Shipper(redis, alive, Metrics())._adopt()
+    assert shipped(redis, alive.producer) == [b"mine"]
+    alive.close()
+
+
+class Interrupted(Lane):
+    """Something happens to the stream between the question and the batch, once."""
+
+    def __init__(self, *args: Any, event: Any, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self._event = event
+
+    def _progress(self, pipe: Any) -> tuple[int, int]:
+        found = super()._progress(pipe)
+        event, self._event = self._event, lambda: None
+        event()
+        return found
+
+
+def test_a_flush_between_question_and_batch_is_noticed(tmp_path: Path) -> None:
+    redis = fakeredis.FakeRedis()
+    spool = open_spool(tmp_path)
+    spool.put(b"1")
+    assert Lane(redis, spool.directory, spool.producer).ship()
+    spool.put(b"2")
+    lane = Interrupted(redis, spool.directory, spool.producer, event=redis.flushall)
+    while lane.ship() is not None:
+        pass
+    assert shipped(redis, spool.producer) == [b"1", b"2"]
+    spool.close()
+
+
+def test_a_trim_between_question_and_batch_is_no_failure(tmp_path: Path) -> None:
+    redis = fakeredis.FakeRedis()
+    spool = open_spool(tmp_path)
+    stream = keys.traffic(spool.producer)
+    spool.put(b"1")
+    assert Lane(redis, spool.directory, spool.producer).ship()
+    spool.put(b"2")
+    lane = Interrupted(
+        redis,
+        spool.directory,
+        spool.producer,
+        sent=spool.last,
+        event=lambda: redis.xtrim(stream, maxlen=0, approximate=False),
+    )
+    while lane.ship() is not None:
+        pass
+    assert shipped(redis, spool.producer) == [b"2"]
+    assert not lane.is_shared
+    spool.close()
+
+
+def copied(spool: Spool, root: Path) -> Spool:
+    """A second gateway on a copy of the volume."""
+    shutil.copytree(spool.directory, root / spool.directory.name)
+    return open_spool(root)
+
+
+def test_a_copied_data_directory_loses_no_record(tmp_path: Path) -> None:
+    redis = fakeredis.FakeRedis()
+    first = open_spool(tmp_path / "a")
+    first.put(b"before")
+    first.close()
+    second = copied(first, tmp_path / "b")
+    first = open_spool(tmp_path / "a")
+    assert first.producer == second.producer
+    metrics = Metrics()
+    one, two = Shipper(redis, first, Metrics()), Shipper(redis, second, metrics)
+    first.put(b"one")
+    second.put(b"two")
+    while one._ship_own():
+        pass
+    while two._ship_own():
+        pass
+    assert shipped(redis, first.producer) == [b"before", b"one"]
+    assert shipped(redis, second.producer) == [b"before", b"two"]
+    assert second.producer != first.producer
+    assert b"ratchet_producer_conflicts_total 1.0" in metrics.render()
+    assert second.unshipped == 0
+    renamed = second.producer
+    first.close()
+    second.close()
+    again = open_spool(tmp_path / "b")
+    assert again.producer == renamed
+    again.close()
+
+
+def test_two_copies_that_write_at_the_same_time_lose_no_record(tmp_path: Path) -> None:
+    redis = fakeredis.FakeRedis()
+    first = open_spool(tmp_path / "a")
+    first.close()
+    second = copied(first, tmp_path / "b")
+    first = open_spool(tmp_path / "a")
+    for number in range(9):
+        first.put(b"%d" % number)
+    second.put(b"x")
+    stream, other = second.producer, Lane(redis, second.directory, second.producer)
+    lane = Interrupted(
+        redis, first.directory, first.producer, sent=first.first - 1, event=other.ship
+    )
+    while lane.ship() is not None:
+        pass
+    assert shipped(redis, stream) == [b"x"]
+    assert lane.is_shared, "nine were tried, one arrived, and it was none of ours"
+    first.close()
+    second.close()
+
+
+def test_a_lost_answer_is_not_taken_for_another_writer(tmp_path: Path) -> None:
+    class Lossy(Lane):
+        is_answered = True
+
+        def _note_sent(self, sequence: int) -> None:
+            if not self.is_answered:
+                raise ConnectionError
+            super()._note_sent(sequence)
+
+    redis = fakeredis.FakeRedis()
+    spool = open_spool(tmp_path)
+    lane = Lossy(redis, spool.directory, spool.producer, sent=spool.first - 1)
+    for number in range(3):
+        spool.put(b"%d" % number)
+        lane.is_answered = False
+        with pytest.raises(ConnectionError):
+            lane.ship()
+        lane.is_answered = True
+        assert lane.ship() is None
+    assert not lane.is_shared
+    assert shipped(redis, spool.producer) == [b"0", b"1", b"2"]
+    spool.close()
+
+
+def test_a_batch_that_failed_is_found_again_without_a_search(tmp_path: Path) -> None:
+    spool = open_spool(tmp_path)
+    for number in range(6):
+        spool.put(b"%d" % number)
+    reader = SegmentReader(spool.directory)
+    reader.seek(0)
+    arrived = reader.read(2, 1 << 20)[-1].sequence
+    reader.read(2, 1 << 20)
+    offset = reader._before[2]
+    assert offset > 0
+    reader.seek(arrived)
+    assert reader._offset == offset
+    assert [frame.payload for frame in reader.read(9, 1 << 20)] == [b"2", b"3", b"4", b"5"]
+    spool.close()
