@@ -136,6 +136,8 @@ def _learning(services: Services) -> dict[str, Any]:
         "feedback_rate": counts["labelled"] / trajectories if trajectories else 0.0,
         "total_feedback": int(counts["feedback"]),
         "state": (status or {}).get("state", "collecting"),
+        "note": (status or {}).get("note", ""),
+        "run": (status or {}).get("run"),
         "last_run": (status or {}).get("last_run"),
         "trainable": store.count_trainable(settings.policy),
         "needed": settings.trainer.min_trajectories,

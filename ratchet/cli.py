@@ -22,9 +22,9 @@ from rich.text import Text
 
 from ratchet import __version__
 from ratchet.redis_server import embedded_settings, is_configured, open_redis
-from trajectories import keys
+from ratchet.triggers import request_roll_back, request_round, trainer_status
 from trajectories.connection import Redis, RedisError
-from trajectories.errors import RatchetError
+from trajectories.errors import NotEnoughRewards, RatchetError
 from trajectories.registry import Registry
 from trajectories.resources import LOADED, PolicyVersion, VersionState
 from trajectories.settings import Settings, load_settings
@@ -40,7 +40,6 @@ out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
 COLOURS = ("cyan", "magenta", "green", "yellow", "blue", "red", "white")
-ROLL_BACK_SECONDS = 60.0
 NOT_ENOUGH = 3  # the exit code of a round that had too little to learn from
 
 DataDir = Annotated[
@@ -139,9 +138,8 @@ def status(data_dir: DataDir = None) -> None:
         store = Store(redis)
         counts = store.counts()
         snapshot = _registry(redis, settings).snapshot()
-        raw = redis.get(keys.status(settings.policy))
+        trainer = trainer_status(redis, settings.policy)
         trainable, pending = store.count_trainable(settings.policy), store.count_pending()
-    trainer = orjson.loads(raw) if raw else None
     rewarded = counts["rewarded"]
     table = Table(show_header=False, box=None)
     table.add_row("transitions", f"{counts['transitions']:,.0f}")
@@ -225,37 +223,9 @@ def rollback(
             # An unknown version is refused by the registry, which names those it knows.
             registry.promote(target, reason=f"rolled back from {before.current}")
         else:
-            _ask_trainer_to_roll_back(redis, settings, registry, target)
+            with out.status(f"the trainer is loading version {target}"):
+                request_roll_back(redis, registry, settings.policy, target)
         out.print(f"{settings.policy}@{before.current} -> {settings.policy}@{target}")
-
-
-def _ask_trainer_to_roll_back(
-    redis: Redis, settings: Settings, registry: Registry, target: int
-) -> None:
-    """The engines no longer hold `target`: the trainer has to load it first."""
-    if not redis.exists(keys.status(settings.policy)):
-        raise RatchetError(
-            f"version {target} is not loaded in the engine and no trainer runs to load it:"
-            " start one (`ratchet up`) and try again"
-        )
-    name = keys.trigger(settings.policy)
-    asked = orjson.dumps({"roll_back": target, "at": time.time()})
-    # A rollback goes before whatever round was asked for: that one can be asked for again.
-    redis.set(name, asked, ex=keys.TRIGGER_TTL_SECONDS)
-    deadline = time.monotonic() + ROLL_BACK_SECONDS
-    with out.status(f"the trainer is loading version {target}"):
-        while registry.snapshot().current != target:
-            is_dropped = redis.get(name) != asked and registry.snapshot().current != target
-            if is_dropped or time.monotonic() > deadline:
-                note = _trainer_note(redis, settings)
-                raise RatchetError(f"version {target} is not serving. The trainer says: {note}")
-            time.sleep(0.2)
-
-
-def _trainer_note(redis: Redis, settings: Settings) -> str:
-    """What the trainer says it waits for, or why it did not do what was asked."""
-    raw = redis.get(keys.status(settings.policy))
-    return str(orjson.loads(raw).get("note") or "nothing") if raw else "nothing, it does not run"
 
 
 @app.command()
@@ -263,10 +233,12 @@ def train(
     once: Annotated[bool, typer.Option("--once", help="One round, then stop.")] = False,
     data_dir: DataDir = None,
 ) -> None:
-    """Run the trainer in the foreground (`ratchet up` runs it anyway)."""
+    """Run the trainer in the foreground; with --once, where one runs, have it do a round now."""
     settings = _settings(data_dir)
     with open_redis(settings) as redis:
         redis.ping()
+        if once and trainer_status(redis, settings.policy) is not None:
+            raise typer.Exit(_round_by_running_trainer(redis, settings))
         command = [sys.executable, "-m", "trainer", *(["--once"] if once else [])]
         child = subprocess.Popen(command, env={**os.environ, **_environment(settings)})
         stop = _stop_on_signals()
@@ -275,6 +247,18 @@ def train(
                 child.terminate()
                 child.wait()
     raise typer.Exit(child.returncode)
+
+
+def _round_by_running_trainer(redis: Redis, settings: Settings) -> int:
+    """Exit status: 0 promoted, 1 rejected or failed, NOT_ENOUGH when there was too little."""
+    try:
+        with out.status("the running trainer does a round"):
+            run = request_round(redis, settings.policy)
+    except NotEnoughRewards as lack:
+        err.print(str(lack))
+        return NOT_ENOUGH
+    out.print(f"{run['phase']}: {settings.policy}@{run['version']} {run['reason']}".rstrip())
+    return 0 if run["phase"] == "promoted" else 1
 
 
 @app.command()

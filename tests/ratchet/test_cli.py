@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -139,6 +140,44 @@ def test_status_shows_the_average_only_of_what_was_rewarded(redis: Redis) -> Non
 def test_status_shows_what_the_trainer_says_of_itself(redis: Redis) -> None:
     redis.set(keys.status("policy"), orjson.dumps({"state": "training"}))
     assert "training" in runner.invoke(cli.app, ["status"]).output
+
+
+def a_running_trainer(redis: Redis, run: dict[str, object]) -> threading.Thread:
+    """Says that it runs, and ends the next round it is asked for as `run`."""
+    redis.set(keys.status("policy"), orjson.dumps({"state": "collecting", "note": ""}))
+
+    def serve() -> None:
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline:
+            asked = redis.getdel(keys.trigger("policy"))
+            if asked:
+                ended = {**run, "run_id": orjson.loads(asked)["run_id"]}
+                redis.lpush(keys.runs("policy"), orjson.dumps(ended))
+                return
+            time.sleep(0.02)
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    return thread
+
+
+def test_train_once_beside_a_running_trainer_has_it_do_a_round(redis: Redis) -> None:
+    ended = {"phase": "promoted", "version": 3, "reason": "", "attempts": 1}
+    trainer = a_running_trainer(redis, ended)
+    result = runner.invoke(cli.app, ["train", "--once"])
+    trainer.join()
+    assert result.exit_code == 0
+    assert "promoted: policy@3" in result.output
+
+
+def test_train_once_with_too_little_to_learn_from_says_what_is_lacking(redis: Redis) -> None:
+    lack = "2 usable rewarded trajectories of 64"
+    ended = {"phase": "failed", "version": None, "reason": lack, "attempts": 0}
+    trainer = a_running_trainer(redis, ended)
+    result = runner.invoke(cli.app, ["train", "--once"])
+    trainer.join()
+    assert result.exit_code == cli.NOT_ENOUGH
+    assert lack in result.output
 
 
 def test_a_wrong_setting_is_one_line_that_names_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
