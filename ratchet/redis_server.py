@@ -21,6 +21,7 @@ from trajectories.errors import SettingsError
 from trajectories.settings import RedisSettings, Settings
 
 START_SECONDS = 30.0
+PATIENCE_SECONDS = 10.0  # a person's command may wait for a busy server longer than a process
 STOP_SECONDS = 10.0
 LOOK_SECONDS = 1.0
 SOCKET_PATH_BYTES = 100  # the kernel takes 107
@@ -153,7 +154,7 @@ def open_redis(settings: Settings) -> Iterator[Redis]:
     which is started for as long as the command runs when it is not running.
     """
     if is_configured(settings):
-        client = connect(settings.redis)
+        client = connect(settings.redis, blocking_seconds=PATIENCE_SECONDS)
         try:
             yield client
         finally:
@@ -166,7 +167,7 @@ def open_redis(settings: Settings) -> Iterator[Redis]:
             " or set RATCHET_REDIS_URL or --data-dir"
         )
     server.start()
-    client = connect(server.settings)
+    client = connect(server.settings, blocking_seconds=PATIENCE_SECONDS)
     try:
         yield client
     finally:

@@ -36,7 +36,8 @@ def short_path() -> Iterator[Path]:
 @pytest.fixture
 def redis_settings(short_path: Path) -> Iterator[RedisSettings]:
     """A real server of its own, as `ratchet up` starts it."""
-    server = EmbeddedRedis(Settings(data_dir=short_path))
+    patient = RedisSettings(timeout_seconds=5)  # the machine may be busy with other tests
+    server = EmbeddedRedis(Settings(data_dir=short_path, redis=patient))
     server.start()
     yield server.settings
     server.stop()

@@ -256,7 +256,7 @@ class Phases:
             return self._reject_or_wait(directory, run, error)
         self._guard()
         self._registry.add(self._entry(run))  # Redis may have lost it since
-        self._swap.promote(run.version)
+        self._swap.promote(run.version, metrics=run.metrics)
         self._reached("promoted")
         return directory.write(run, phase=Phase.PROMOTED)
 

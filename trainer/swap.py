@@ -13,7 +13,7 @@ version 0, is never unloaded.
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -115,9 +115,11 @@ class Swap:
                 engine.unload(entry.model)
         return troubles
 
-    def promote(self, version: int, *, reason: str = "") -> None:
+    def promote(
+        self, version: int, *, reason: str = "", metrics: Mapping[str, float] | None = None
+    ) -> None:
         """Make a loaded version current; the one before starts to drain."""
-        self._registry.promote(version, reason=reason)
+        self._registry.promote(version, reason=reason, metrics=metrics)
 
     def roll_back(self, version: int) -> None:
         """Return to an earlier version, loading it first where it is gone."""

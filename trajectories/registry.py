@@ -125,11 +125,14 @@ class Registry:
 
         return self._change(change).versions[version]
 
-    def promote(self, version: int, *, reason: str = "") -> Snapshot:
+    def promote(
+        self, version: int, *, reason: str = "", metrics: Mapping[str, float] | None = None
+    ) -> Snapshot:
         """Make `version` current and let the one before drain, in one step.
 
-        Promoting the current version changes nothing. Raises RegistryError
-        when it is unknown or was rejected.
+        `metrics` are what was measured since it was added. Promoting the current
+        version changes nothing. Raises RegistryError when it is unknown or was
+        rejected.
         """
 
         def change(
@@ -137,7 +140,9 @@ class Registry:
         ) -> tuple[dict[int, PolicyVersion], int]:
             if current == version:
                 return versions, current
-            stamp = {"promoted_at": time.time()}
+            stamp: dict[str, Any] = {"promoted_at": time.time()}
+            if metrics is not None:
+                stamp["metrics"] = dict(metrics)
             versions[version] = self._moved(versions, version, VersionState.CURRENT, reason, stamp)
             versions[current] = self._moved(versions, current, VersionState.DRAINING, reason, {})
             return versions, version

@@ -197,6 +197,7 @@ def run_loop(
         "RATCHET_GATEWAY_PORT": str(free_port()),
         "RATCHET_UPSTREAM_URL": engine.url,
         "RATCHET_UPSTREAM_BASE_MODEL": BASE,
+        "RATCHET_REDIS_TIMEOUT_SECONDS": "5",  # vLLM takes all the CPU there is
         "RATCHET_REWARDS_LABEL_WINDOW_SECONDS": "1",
         **environment,
     }

@@ -83,6 +83,7 @@ def house() -> Iterator[House]:
         environment.setenv("RATCHET_DATA_DIR", name)
         environment.setenv("RATCHET_UPSTREAM_URL", engine.url)
         environment.setenv("RATCHET_GATEWAY_PORT", str(free_port()))
+        environment.setenv("RATCHET_REDIS_TIMEOUT_SECONDS", "5")
         environment.setenv("RATCHET_REWARDS_LABEL_WINDOW_SECONDS", "1")
         settings = load_settings()
         loop = Loop(settings, file_sink(directory / "loop.log"), with_trainer=False)
