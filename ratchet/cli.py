@@ -5,13 +5,10 @@ show what it returns. `ratchet --install-completion` sets up the shell.
 """
 
 import os
-import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
-from types import FrameType
 from typing import Annotated, Any
 
 import orjson
@@ -28,6 +25,7 @@ from trajectories.errors import NotEnoughRewards, RatchetError
 from trajectories.registry import Registry
 from trajectories.resources import LOADED, PolicyVersion, VersionState
 from trajectories.settings import Settings, load_settings
+from trajectories.signals import stop_on_signals
 from trajectories.store import Store
 
 app = typer.Typer(
@@ -59,18 +57,6 @@ def _environment(settings: Settings) -> dict[str, str]:
     return {"RATCHET_DATA_DIR": str(settings.data_dir.resolve()), "RATCHET_REDIS_URL": url}
 
 
-def _stop_on_signals() -> threading.Event:
-    """An event that Ctrl-C or SIGTERM sets."""
-    stop = threading.Event()
-
-    def set_stop(_number: int, _frame: FrameType | None) -> None:
-        stop.set()
-
-    signal.signal(signal.SIGINT, set_stop)
-    signal.signal(signal.SIGTERM, set_stop)
-    return stop
-
-
 def _registry(redis: Redis, settings: Settings) -> Registry:
     return Registry(redis, settings.policy, settings.upstream.base_model)
 
@@ -81,7 +67,7 @@ def up(data_dir: DataDir = None) -> None:
     from ratchet.up import Loop
 
     settings = _settings(data_dir)
-    stop = _stop_on_signals()
+    stop = stop_on_signals()
     colours: dict[str, str] = {}
 
     def sink(name: str, line: str) -> None:
@@ -119,7 +105,7 @@ def demo(
     """Watch a tiny model get better from nothing but its own traffic. No GPU, no download."""
     from ratchet.demo.show import run_demo
 
-    stop = _stop_on_signals()
+    stop = stop_on_signals()
     run_demo(
         seed=seed,
         rounds=rounds,
@@ -241,7 +227,7 @@ def train(
             raise typer.Exit(_round_by_running_trainer(redis, settings))
         command = [sys.executable, "-m", "trainer", *(["--once"] if once else [])]
         child = subprocess.Popen(command, env={**os.environ, **_environment(settings)})
-        stop = _stop_on_signals()
+        stop = stop_on_signals()
         while child.poll() is None:
             if stop.wait(0.2):
                 child.terminate()

@@ -7,9 +7,7 @@ little to learn from (--once), 4 another trainer holds the lease.
 import argparse
 import logging
 import os
-import signal
 import sys
-import threading
 
 
 def main() -> int:
@@ -27,14 +25,13 @@ def main() -> int:
     from trajectories.connection import RedisError, connect
     from trajectories.errors import SettingsError
     from trajectories.settings import load_settings
+    from trajectories.signals import stop_on_signals
 
     level = logging.WARNING if arguments.once else logging.INFO
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("httpx2").setLevel(logging.WARNING)
     logger = logging.getLogger("trainer")
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    stop = stop_on_signals()
     try:
         settings = load_settings()
         base = find_base(settings)

@@ -6,9 +6,7 @@ come from `ratchet.toml` and the environment (docs/settings.md).
 
 import argparse
 import logging
-import signal
 import sys
-from threading import Event
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -23,11 +21,10 @@ def main(arguments: list[str] | None = None) -> int:
 
     from trajectories.errors import SettingsError
     from trajectories.settings import load_settings
+    from trajectories.signals import stop_on_signals
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    stop = Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    stop = stop_on_signals()
     try:
         settings = load_settings()
         if process == "dispatcher":

@@ -19,6 +19,7 @@ from ratchet.demo.questions import CALCULATOR
 from ratchet.demo.world import free_port
 from ratchet.processes import Child
 from ratchet.up import Loop, answers, engine_spec, vllm_version
+from trajectories.resources import PolicyVersion, VersionState
 from trajectories.settings import (
     EngineSettings,
     Settings,
@@ -156,6 +157,17 @@ def make_adapter(
         return version, path
 
     return publish_one
+
+
+def candidate(version: int, path: Path) -> PolicyVersion:
+    """The registry's line for a published adapter."""
+    return PolicyVersion(
+        policy="policy",
+        version=version,
+        model=path.name,
+        state=VersionState.CANDIDATE,
+        path=str(path),
+    )
 
 
 def sampled_rows(url: str) -> list[tuple[list[int], list[int], list[float]]]:

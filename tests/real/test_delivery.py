@@ -11,6 +11,7 @@ import orjson
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from tests.real.conftest import candidate
 from trainer.base import fingerprint
 from trainer.engine import Engine
 from trainer.gate import WEIGHTS, Expected
@@ -19,7 +20,7 @@ from trainer.swap import MAX_LOADED, Swap
 from trajectories.connection import Redis
 from trajectories.errors import AdapterError, EngineError
 from trajectories.registry import Registry
-from trajectories.resources import PROBE, PolicyVersion, ProbeSet, VersionState
+from trajectories.resources import PROBE, ProbeSet
 
 # The first test of a session also makes the model and starts vLLM.
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
@@ -31,16 +32,6 @@ MakeAdapter = Callable[[], tuple[int, Path]]
 def client(engine) -> Iterator[Engine]:
     with Engine(engine.url) as client:
         yield client
-
-
-def entry(version: int, path: Path) -> PolicyVersion:
-    return PolicyVersion(
-        policy="policy",
-        version=version,
-        model=path.name,
-        state=VersionState.CANDIDATE,
-        path=str(path),
-    )
 
 
 @pytest.fixture
@@ -217,13 +208,13 @@ def test_a_bad_adapter_is_refused_with_its_reason_and_the_old_version_serves(
     reason: str,
 ) -> None:
     version, good = make_adapter()
-    swap.load(entry(version, good))
+    swap.load(candidate(version, good))
     before = answer(engine, good.name)
     bad = tmp_path / f"policy-v{version + 1000}-00000000"
     shutil.copytree(good, bad)
     spoil(bad)
     with pytest.raises(AdapterError, match=reason):
-        swap.load(entry(version + 1000, bad))
+        swap.load(candidate(version + 1000, bad))
     assert bad.name not in client.models()
     assert answer(engine, good.name) == before
     client.unload(good.name)

@@ -11,6 +11,7 @@ import pytest
 
 from ratchet.demo.questions import CALCULATOR
 from ratchet.up import Loop
+from tests.real.conftest import candidate
 from trainer.base import fingerprint
 from trainer.engine import Engine
 from trainer.gate import Expected
@@ -18,7 +19,7 @@ from trainer.swap import Swap
 from trajectories.connection import Redis, connect
 from trajectories.ids import trajectory_id
 from trajectories.registry import Registry
-from trajectories.resources import PolicyVersion, VersionState
+from trajectories.resources import VersionState
 from trajectories.store import Store, TrajectoryRef
 
 # The first test of a session also makes the model and starts vLLM.
@@ -113,13 +114,7 @@ def test_eight_streaming_clients_through_five_swaps_lose_nothing_and_mix_nothing
             thread.start()
         try:
             for version, path in published:
-                entry = PolicyVersion(
-                    policy="policy",
-                    version=version,
-                    model=path.name,
-                    state=VersionState.CANDIDATE,
-                    path=str(path),
-                )
+                entry = candidate(version, path)
                 registry.add(entry)
                 swap.load(entry)
                 swap.promote(version)
@@ -170,15 +165,7 @@ def test_the_new_version_answers_within_a_second_of_its_promotion(
 ) -> None:
     registry = Registry(redis, "policy", BASE)
     version, path = make_adapter()
-    registry.add(
-        PolicyVersion(
-            policy="policy",
-            version=version,
-            model=path.name,
-            state=VersionState.CANDIDATE,
-            path=str(path),
-        )
-    )
+    registry.add(candidate(version, path))
     root = gateway_root(loop)
     with Engine(engine.url) as client, openai.OpenAI(base_url=root, api_key="none") as caller:
         client.load(path.name, str(path))
@@ -204,15 +191,7 @@ def test_a_running_trajectory_ends_on_the_version_it_began_with(
     with Engine(engine.url) as client, openai.OpenAI(base_url=root, api_key="none") as caller:
         before = ask(caller, root, "long")
         version, path = make_adapter()
-        registry.add(
-            PolicyVersion(
-                policy="policy",
-                version=version,
-                model=path.name,
-                state=VersionState.CANDIDATE,
-                path=str(path),
-            )
-        )
+        registry.add(candidate(version, path))
         client.load(path.name, str(path))
         registry.promote(version)
         deadline = time.monotonic() + 5
