@@ -26,6 +26,7 @@ from ratchet.demo.traffic import Session, Traffic, evaluate
 from ratchet.processes import file_sink
 from ratchet.up import Loop
 from trajectories.connection import Redis, RedisError, connect
+from trajectories.errors import RatchetError
 from trajectories.registry import Registry, Snapshot
 from trajectories.resources import PolicyVersion
 from trajectories.settings import Settings
@@ -71,6 +72,8 @@ def run_demo(
         show = Show(settings, redis, loop, Results(seed, shuffle), rounds, stop)
         measured = asyncio.run(show.run())
         redis.close()
+    except ExceptionGroup as group:
+        raise RatchetError(f"the demo broke off: {group.exceptions[0]} (log: {log})") from group
     finally:
         with console.status("stopping"):
             loop.stop()
