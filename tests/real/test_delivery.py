@@ -2,6 +2,7 @@
 
 import shutil
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -117,12 +118,15 @@ def test_the_base_model_stays_itself_beside_as_many_adapters_as_are_ever_loaded(
     stop = threading.Event()
 
     def keep_busy(name: str) -> None:
+        # Long answers, so that the base's requests always share a batch with them.
+        body = {"model": name, "prompt": [5, 6, 7], "max_tokens": 300, "ignore_eos": True}
         while not stop.is_set():
-            answer(engine, name)
+            httpx2.post(f"{engine.url}/v1/completions", json=body, timeout=60)
 
     threads = [threading.Thread(target=keep_busy, args=(path.name,)) for path in paths]
     for thread in threads:
         thread.start()
+    time.sleep(1)
     try:
         served = client.logprobs("calculator", probe.prompt_token_ids, probe.token_ids)
     finally:
