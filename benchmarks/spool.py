@@ -18,7 +18,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from gateway.spool import Spool
+from gateway.spool.writer import Spool
 
 ROUNDS = 5
 

@@ -13,14 +13,14 @@ from starlette.routing import Route
 
 from gateway import feedback, health, training
 from gateway.auth import Authorised
-from gateway.bodies import ClientLeft
 from gateway.chat import ChatCompletions
 from gateway.errors import ApiError
 from gateway.metrics import Measured
 from gateway.passthrough import Models, PassThrough
-from gateway.paths import PrefixedPaths
 from gateway.services import Services, build_services
 from gateway.upstream import Upstream
+from gateway.wire.bodies import ClientLeft
+from gateway.wire.paths import PrefixedPaths
 from trajectories.connection import Redis, connect
 from trajectories.settings import Settings
 

@@ -6,7 +6,7 @@ from typing import Any
 from gateway.attribution import BODY_ID_FIELDS, Attribution
 from gateway.auth import TENANT
 from gateway.dialects.chat import sampling_of
-from gateway.fold import Folded
+from gateway.dialects.fold import Folded
 from gateway.routing import Route
 from trajectories.model import Outcome, Transition
 

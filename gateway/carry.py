@@ -4,8 +4,8 @@ import asyncio
 import contextlib
 from typing import Protocol
 
-from gateway.bodies import disconnected
 from gateway.errors import Receive
+from gateway.wire.bodies import disconnected
 
 
 class Carried(Protocol):

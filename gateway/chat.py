@@ -10,15 +10,15 @@ from typing import Any
 
 from gateway.attribution import Attribution, attribute
 from gateway.auth import TENANT
-from gateway.bodies import ClientLeft, header, read_body, whole_number
 from gateway.call import Call
 from gateway.carry import carry
 from gateway.dialects.chat import parse_chat
 from gateway.errors import ApiError, Receive, Scope, Send, send_error
-from gateway.paths import path_ids
 from gateway.relay import Relay
 from gateway.routing import Route, choose
 from gateway.services import Services
+from gateway.wire.bodies import ClientLeft, header, read_body, whole_number
+from gateway.wire.paths import path_ids
 from trajectories.ids import new_id, trajectory_id
 
 

@@ -15,7 +15,6 @@ from fastapi.responses import JSONResponse
 
 from gateway.attribution import clean_id
 from gateway.auth import TENANT
-from gateway.bodies import read_body
 from gateway.errors import ApiError
 from gateway.feedback_body import (
     MAX_BYTES,
@@ -25,8 +24,9 @@ from gateway.feedback_body import (
     parse_feedback,
     to_feedback,
 )
-from gateway.paths import path_ids
 from gateway.services import Services
+from gateway.wire.bodies import read_body
+from gateway.wire.paths import path_ids
 from trajectories.connection import RedisError
 from trajectories.errors import SpoolError
 from trajectories.ids import TRAJECTORY_PATTERN, trajectory_id

@@ -14,12 +14,12 @@ from typing import Any
 import aiohttp
 import orjson
 
-from gateway.bodies import check_length, header, too_large
 from gateway.carry import carry
 from gateway.errors import ApiError, Message, Receive, Scope, Send, send_bytes, send_error
 from gateway.routing import ANY
 from gateway.services import Services
 from gateway.upstream import UpstreamCut, request_headers, response_headers
+from gateway.wire.bodies import check_length, header, too_large
 from trajectories.registry import Snapshot
 
 logger = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from gateway.errors import ApiError
 from gateway.metrics import Metrics
-from gateway.spool import Spool
+from gateway.spool.writer import Spool
 from trajectories.errors import SpoolError
 from trajectories.model import Feedback, Transition, pack_record
 

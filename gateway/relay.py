@@ -15,11 +15,11 @@ import orjson
 
 from gateway.call import Call, Ending, transition_of
 from gateway.dialects.chat import Additions, strip_answer, upstream_body
+from gateway.dialects.fold import Folded, fold, fold_answer
+from gateway.dialects.sse import EventSplitter, StreamCleaner, is_done
 from gateway.errors import ApiError, Headers, Send, send_bytes, send_error, stream_error
-from gateway.fold import Folded, fold, fold_answer
 from gateway.routing import at_version
 from gateway.services import Services
-from gateway.sse import EventSplitter, StreamCleaner, is_done
 from gateway.upstream import UpstreamCut, request_headers, response_headers
 from trajectories.model import Outcome, Transition
 

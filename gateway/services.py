@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from gateway.metrics import Metrics
 from gateway.recorder import Recorder
 from gateway.routing import InFlight, Stickiness
-from gateway.shipper import Shipper
 from gateway.snapshot import SnapshotWatcher
-from gateway.spool import Spool
+from gateway.spool.shipper import Shipper
+from gateway.spool.writer import Spool
 from gateway.upstream import Upstream
 from trajectories.connection import Redis
 from trajectories.registry import Registry

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from gateway.routing import InFlight, Stickiness
-from gateway.spool import Spool
+from gateway.spool.writer import Spool
 from trajectories import keys
 from trajectories.connection import Redis, RedisError
 from trajectories.errors import RecordError

@@ -16,9 +16,9 @@ import pytest
 import uvicorn
 
 from gateway.app import create_app
-from gateway.segments import list_segments, read_frames
 from gateway.services import Services
-from gateway.spool import Spool
+from gateway.spool.segments import list_segments, read_frames
+from gateway.spool.writer import Spool
 from ratchet.redis_server import find_server
 from tests.fakes.vllm import FakeVLLM
 from trajectories.connection import Redis

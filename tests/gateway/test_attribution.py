@@ -4,7 +4,7 @@ import pytest
 
 from gateway.attribution import Attribution, PathIds, attribute, clean_id
 from gateway.errors import ApiError
-from gateway.paths import split_path
+from gateway.wire.paths import split_path
 
 H = list[tuple[bytes, bytes]]
 UUID = "0b0e1a52-6a3c-4d5e-8f90-123456789abc"

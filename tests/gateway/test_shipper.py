@@ -8,11 +8,11 @@ from typing import Any
 import fakeredis
 import pytest
 
-from gateway.lane import Lane
 from gateway.metrics import Metrics
-from gateway.segments import SegmentReader, list_segments
-from gateway.shipper import Shipper
-from gateway.spool import Spool
+from gateway.spool.lane import Lane
+from gateway.spool.segments import SegmentReader, list_segments
+from gateway.spool.shipper import Shipper
+from gateway.spool.writer import Spool
 from tests.gateway.conftest import open_spool, wait_for
 from trajectories import keys
 

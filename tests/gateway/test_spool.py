@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from gateway.segments import SegmentReader, list_segments, read_frames
-from gateway.spool import BLOCK
-from gateway.spool_directory import lock_directory
-from gateway.syncer import Syncer
+from gateway.spool.directory import lock_directory
+from gateway.spool.segments import SegmentReader, list_segments, read_frames
+from gateway.spool.syncer import Syncer
+from gateway.spool.writer import BLOCK
 from tests.gateway.conftest import open_spool
 from trajectories.errors import SpoolError, SpoolFull
 
@@ -83,7 +83,7 @@ def test_a_torn_tail_is_cut_and_what_was_whole_stays(tmp_path: Path) -> None:
 SHORT_WRITE = """
 import resource, signal, sys
 from pathlib import Path
-from gateway.spool import Spool
+from gateway.spool.writer import Spool
 from trajectories.errors import SpoolError
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 spool = Spool.open(Path(sys.argv[1]), budget_bytes=1 << 24)

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.dialects.chat import Additions
-from gateway.fold import Folded, fold
-from gateway.sse import EventSplitter, StreamCleaner
+from gateway.dialects.fold import Folded, fold
+from gateway.dialects.sse import EventSplitter, StreamCleaner
 from tests.fakes.vllm import FakeVLLM, _Answer
 
 ALL = Additions(token_ids=True, logprobs=True, usage=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import orjson
 
-from gateway.segments import good_length, list_segments
+from gateway.spool.segments import good_length, list_segments
 
 logger = logging.getLogger(__name__)
 

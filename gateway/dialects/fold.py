@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gateway.dialects.chat import as_logprobs, as_text, as_token_ids, choices_of
-from gateway.sse import EventSplitter, event_payload, is_done, parse_chunk
+from gateway.dialects.sse import EventSplitter, event_payload, is_done, parse_chunk
 from trajectories.model import Choice
 
 

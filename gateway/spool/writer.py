@@ -14,7 +14,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Self
 
-from gateway.segments import (
+from gateway.spool.directory import Note, cut_torn_tail, lock_directory, read_note, write_note
+from gateway.spool.segments import (
     BAD_SUFFIX,
     encode_frame,
     first_sequence,
@@ -22,8 +23,7 @@ from gateway.segments import (
     list_segments,
     segment_path,
 )
-from gateway.spool_directory import Note, cut_torn_tail, lock_directory, read_note, write_note
-from gateway.syncer import Syncer
+from gateway.spool.syncer import Syncer
 from trajectories.errors import SpoolError, SpoolFull
 from trajectories.ids import new_id
 

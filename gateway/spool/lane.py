@@ -11,7 +11,7 @@ from typing import Any
 
 from redis import WatchError
 
-from gateway.segments import Frame, SegmentReader
+from gateway.spool.segments import Frame, SegmentReader
 from trajectories import keys
 from trajectories.connection import Redis
 

@@ -11,11 +11,11 @@ import threading
 import time
 from pathlib import Path
 
-from gateway.lane import Lane
 from gateway.metrics import Metrics
-from gateway.segments import list_segments
-from gateway.spool import RETAIN_SECONDS, Spool
-from gateway.spool_directory import cut_torn_tail, lock_directory, read_note
+from gateway.spool.directory import cut_torn_tail, lock_directory, read_note
+from gateway.spool.lane import Lane
+from gateway.spool.segments import list_segments
+from gateway.spool.writer import RETAIN_SECONDS, Spool
 from trajectories.connection import Redis, RedisError
 from trajectories.errors import SpoolError
 

@@ -1,0 +1,1 @@
+"""Where calls go: replicas of the engine, other servers, foreign providers."""
