@@ -4,10 +4,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+CLIENTS := .venv-clients
 SEED ?= 1
 
 .DEFAULT_GOAL := check
-.PHONY: check install test test-fast lint fmt types layers demo up down clean
+.PHONY: check install test test-fast test-clients lint fmt types layers demo benchmark-gateway up down clean
 
 check: lint types layers test ## all of it
 
@@ -25,6 +26,10 @@ test: $(STAMP) ## the whole suite, real Redis and real vLLM on CPU included
 
 test-fast: $(STAMP) ## the suite without the tests that start vLLM
 	$(BIN)/python -m pytest -m "not vllm"
+
+test-clients: $(STAMP) ## real clients, unmodified: installs them (no torch), then runs them
+	$(BIN)/python tools/client_environments.py $(CLIENTS)
+	$(BIN)/python -m pytest tests/clients tests/gateway/test_quirks.py
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -44,8 +49,11 @@ layers: $(STAMP)
 demo: $(STAMP) ## watch a model get better from its own traffic: SEED=2 varies it
 	$(BIN)/ratchet demo --seed $(SEED)
 
+benchmark-gateway: $(STAMP) ## gateways side by side; installs the others on first use, writes docs/benchmarks.md
+	$(BIN)/python benchmarks/gateway.py
+
 up: $(STAMP)
 	$(BIN)/ratchet up
 
 clean:
-	rm -rf $(VENV) ratchet-data ratchet-demo demo-results.json .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(CLIENTS) ratchet-data ratchet-demo demo-results.json .mypy_cache .pytest_cache .ruff_cache

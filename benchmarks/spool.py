@@ -10,6 +10,7 @@ depend on whatever else the machine is doing.
 import argparse
 import sqlite3
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -18,7 +19,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from gateway.spool.writer import Spool
+# As a script this file's folder is first on the path; its gateway.py would hide the package.
+sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from gateway.spool.writer import Spool  # noqa: E402
 
 ROUNDS = 5
 

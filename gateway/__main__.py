@@ -35,20 +35,29 @@ def serve(settings: Settings, *, host: str, port: int) -> None:
     # Imported here: `--help` and a wrong setting answer at once.
     import uvicorn
 
-    from gateway.app import create_app
+    workers = settings.gateway.workers
+    if workers > 1:
+        # Each process reads the settings anew, and takes a spool of its own.
+        app: object = "gateway.app:app_from_settings"
+    else:
+        from gateway.app import create_app
 
+        app = create_app(settings)
     uvicorn.run(
-        create_app(settings),
+        app,  # type: ignore[arg-type]
+        factory=workers > 1,
+        workers=workers if workers > 1 else None,
         host=host,
         port=port,
         loop="uvloop" if sys.platform != "win32" else "asyncio",
-        http="httptools",
+        http="gateway.wire.protocol:HotProtocol" if settings.gateway.hot_protocol else "httptools",
         ws="none",
         access_log=False,
         server_header=False,
         date_header=False,
+        proxy_headers=False,
         timeout_graceful_shutdown=settings.gateway.shutdown_seconds,
-        backlog=2048,
+        backlog=4096,
         log_level="warning",
     )
 

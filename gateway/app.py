@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import logging
 from collections.abc import AsyncIterator
 
@@ -13,16 +14,17 @@ from starlette.routing import Route
 
 from gateway import feedback, health, training
 from gateway.auth import Authorised
-from gateway.chat import ChatCompletions
+from gateway.clock import stop_calls, tick
 from gateway.errors import ApiError
 from gateway.metrics import Measured
 from gateway.passthrough import Models, PassThrough
-from gateway.services import Services, build_services
+from gateway.services import STATE, Services, build_services
 from gateway.upstream import Upstream
 from gateway.wire.bodies import ClientLeft
 from gateway.wire.paths import PrefixedPaths
+from gateway.wire.twin import Twin
 from trajectories.connection import Redis, connect
-from trajectories.settings import Settings
+from trajectories.settings import Settings, load_settings
 
 logger = logging.getLogger(__name__)
 
@@ -50,13 +52,11 @@ def create_app(
     app.state.services = services
 
     # The last one added is the outermost.
-    app.add_middleware(Authorised, api_key=settings.gateway.api_key)
+    app.add_middleware(Authorised, access=services.access)
     app.add_middleware(PrefixedPaths)
     app.add_middleware(Measured, metrics=services.metrics)
+    app.add_middleware(Twin, services=services)
 
-    app.router.routes.append(
-        Route("/v1/chat/completions", ChatCompletions(services), methods=["POST"])
-    )
     app.include_router(health.router)
     app.include_router(feedback.router)
     app.include_router(training.router)
@@ -72,21 +72,34 @@ def create_app(
     return app
 
 
+def app_from_settings() -> FastAPI:
+    """The app with settings as `python -m gateway` reads them: for `uvicorn --factory`."""
+    return create_app(load_settings())
+
+
 @contextlib.asynccontextmanager
-async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+async def _lifespan(app: FastAPI) -> AsyncIterator[dict[str, Services]]:
     services: Services = app.state.services
     services.shipper.start()
     async with services.upstream:
         # So that the first calls already go to the current version, if Redis is there to ask.
         await services.watcher.try_refresh(_FIRST_SNAPSHOT_SECONDS)
+        await services.access.try_refresh(_FIRST_SNAPSHOT_SECONDS)
         watching = asyncio.create_task(services.watcher.run(), name="snapshot")
+        checking = asyncio.create_task(services.access.run(), name="access")
+        ticking = asyncio.create_task(tick(services), name="clock")
+        gc.collect()
+        gc.freeze()  # what is here now stays: the collector need not look at it again
         try:
-            yield
+            yield {STATE: services}
         finally:
-            watching.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await watching
+            stop_calls(services)
+            for task in (watching, checking, ticking):
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
             await asyncio.to_thread(services.shipper.stop)
+            services.responses.close()
             services.spool.close()
 
 

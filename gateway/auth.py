@@ -1,46 +1,88 @@
-"""ASGI layer: one optional key, under any of the three names SDKs send it by."""
+"""ASGI layer: which scope a route needs, and whether the caller has it.
 
-import hmac
+Every route is named here. One that is not needs `admin`: what somebody adds and
+forgets to name is closed, not open.
+"""
+
+import time
 from collections.abc import Iterable
 
+from fastapi import Request
+
+from gateway.access import ADMIN, FEEDBACK, INFERENCE, MODELS, READ, Access, Caller
 from gateway.errors import ApiError, Application, Receive, Scope, Send, send_error
+from trajectories.access import TENANT
+
+__all__ = ["TENANT", "Authorised", "caller_of", "needed_scope", "offered_keys"]
 
 OPEN_PATHS = frozenset({"/healthz", "/readyz", "/metrics"})
-TENANT = "default"  # one key, one tenant, for now
+BASE_PATHS = frozenset({"/", "/v1", "/v1/"})  # some clients probe theirs before they have a key
+_READING = frozenset({"GET", "HEAD"})
+_STATE = "caller"
 
 
 def offered_keys(headers: Iterable[tuple[bytes, bytes]]) -> list[bytes]:
-    """Every credential of a request; clients may send several."""
+    """Every credential of a request, in its order; clients may send several."""
     found: list[bytes] = []
     for name, value in headers:
         if name in (b"api-key", b"x-api-key"):
-            found.append(value.strip())
+            key = value.strip()
         elif name == b"authorization" and value[:7].lower() == b"bearer ":
-            found.append(value[7:].strip())
+            key = value[7:].strip()
+        else:
+            continue
+        if key:
+            found.append(key)
+    return found
+
+
+def needed_scope(method: str, path: str) -> str | None:
+    """The scope that a canonical path needs; None: it is open to all."""
+    is_reading = method in _READING
+    if (is_reading and path in OPEN_PATHS) or (method == "HEAD" and path in BASE_PATHS):
+        return None
+    if path == "/v1/feedback":
+        return FEEDBACK
+    if is_reading and _is_below(path, "/v1/feedback", "/v1/trajectories", "/training/status"):
+        return READ
+    if is_reading and _is_below(path, "/v1/models"):
+        return MODELS
+    if _is_below(path, "/v1/feedback", "/v1/trajectories"):
+        return ADMIN
+    if _is_below(path, "/v1", "/openai"):
+        return INFERENCE
+    return ADMIN
+
+
+def _is_below(path: str, *roots: str) -> bool:
+    return any(path == root or path.startswith(f"{root}/") for root in roots)
+
+
+def caller_of(request: Request) -> Caller:
+    """On whose behalf a FastAPI route is asked; a dependency."""
+    found: Caller = request.scope["state"][_STATE]
     return found
 
 
 class Authorised:
-    """Lets a request pass when no key is set, the path is open, or a key fits."""
+    """Lets a request pass when its path is open, or when its caller has the scope."""
 
-    def __init__(self, app: Application, api_key: str | None) -> None:
+    def __init__(self, app: Application, access: Access) -> None:
         self._app = app
-        self._key = api_key.encode() if api_key else None
+        self._access = access
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or self._key is None or self._is_open(scope):
-            await self._app(scope, receive, send)
-            return
-        # No short cut on the first that fits: every comparison takes place, in constant time.
-        fits = [hmac.compare_digest(key, self._key) for key in offered_keys(scope["headers"])]
-        if any(fits):
-            await self._app(scope, receive, send)
-            return
-        message = "the API key is missing or wrong: send it as `Authorization: Bearer <key>`"
-        await send_error(send, ApiError(401, "bad_key", message))
-
-    @staticmethod
-    def _is_open(scope: Scope) -> bool:
-        if scope["path"] in OPEN_PATHS:
-            return True
-        return bool(scope["method"] == "HEAD" and scope["path"] in ("/", "/v1", "/v1/"))
+        if scope["type"] == "http":
+            needed = needed_scope(scope["method"], scope["path"])
+            if needed is not None:
+                try:
+                    keys = offered_keys(scope["headers"])
+                    caller = self._access.authorise(keys, needed, time.monotonic())
+                    if needed == INFERENCE and scope["method"] not in _READING:
+                        # Which model these bodies ask for is not known here.
+                        caller.check_model(None)
+                except ApiError as error:
+                    await send_error(send, error)
+                    return
+                scope.setdefault("state", {})[_STATE] = caller
+        await self._app(scope, receive, send)

@@ -1,81 +1,125 @@
-"""A call that was understood, and the transition it becomes. Pure."""
+"""A call that was understood, and the record it becomes. Pure."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
+from zlib import crc32
 
+import orjson
+
+from gateway.access import Caller
 from gateway.attribution import BODY_ID_FIELDS, Attribution
-from gateway.auth import TENANT
 from gateway.dialects.chat import sampling_of
 from gateway.dialects.fold import Folded
+from gateway.responses_store import Earlier
 from gateway.routing import Route
-from trajectories.model import Outcome, Transition
+from trajectories.model import Outcome
+from trajectories.settings import Dialect
+
+_BODY_IDS = frozenset(BODY_ID_FIELDS)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Call:
-    """A request that was understood: what is asked, by whom, and where it begins to go."""
+    """What is asked, by whom, and as part of what. Not changed once it is sent."""
 
     id: str
-    started_at: float
-    started: float  # monotonic
+    dialect: Dialect
+    caller: Caller
+    started_at: float  # unix seconds
+    started: float  # monotonic seconds
+    raw: bytes
     body: dict[str, Any]
-    headers: list[tuple[bytes, bytes]]
+    model: str  # the client's name for it
+    passed_on: bytes  # header lines for the upstream
     query: bytes
     attribution: Attribution
     trajectory_id: str
+    affinity: int  # the same through a conversation: what routing sticks to
+    is_named: bool  # whether the client said which trajectory it is
     attempt: int
     is_trainable: bool
-    route: Route
+    is_recorded: bool
+    earlier: Earlier | None = None  # what `previous_response_id` names
 
-    @property
-    def request(self) -> dict[str, Any]:
-        """What the client asked of the model, without what it told us."""
-        return {name: value for name, value in self.body.items() if name not in BODY_ID_FIELDS}
+    def continue_trajectory(self, trajectory_id: str | None) -> None:
+        """Take the trajectory of what it builds on, unless its client named another."""
+        if trajectory_id is not None and not self.is_named:
+            self.trajectory_id = trajectory_id
+            self.affinity = crc32(trajectory_id.encode())
+            self.is_named = True
+            self.attribution = replace(self.attribution, session_source="body")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Ending:
-    """How a call ended, as far as the gateway saw it."""
+    """How a call ended, as far as the gateway saw it. Times are monotonic seconds."""
 
-    outcome: Outcome
-    ended: float  # monotonic
-    first_byte: float | None = None  # monotonic
-    http_status: int = 200
-    error: str | None = None
-    is_streamed: bool = False
+    outcome: Outcome | None  # None: the answer says
+    ended: float
+    first_byte: float | None
+    http_status: int
+    error: str | None
+    is_streamed: bool
 
 
-def transition_of(
-    call: Call, route: Route, answer: Folded, ending: Ending, *, gateway: str
-) -> Transition:
-    """The record of a call: what was asked, what answered, what came back."""
-    first = ending.first_byte
-    return Transition(
-        id=call.id,
-        tenant=TENANT,
-        trajectory_id=call.trajectory_id,
-        session_id=call.attribution.session,
-        session_source=call.attribution.session_source,
-        task=call.attribution.task,
-        agent=call.attribution.agent,
-        gateway=gateway,
-        is_streamed=ending.is_streamed,
-        started_at=call.started_at,
-        latency_seconds=ending.ended - call.started,
-        first_byte_seconds=first - call.started if first is not None else None,
-        request=call.request,
-        response_id=answer.response_id,
-        request_id=call.id,
-        http_status=ending.http_status,
-        outcome=ending.outcome,
-        error=ending.error or answer.error,
-        policy=route.policy,
-        policy_version=route.version,
-        model=route.model,
-        sampling=sampling_of(call.body),
-        prompt_token_ids=answer.prompt_token_ids,
-        choices=answer.choices,
-        usage=answer.usage,
-        attempt=call.attempt,
-        is_trainable=call.is_trainable,
-    )
+def request_of(call: Call, chat_form: dict[str, Any] | None) -> Any:
+    """What the client asked of the model, without what it told us; for `orjson.dumps`.
+
+    `chat_form` is the body as a chat request where the client spoke another dialect.
+    """
+    body = call.body if chat_form is None else chat_form
+    if not _BODY_IDS.isdisjoint(body):
+        return {name: value for name, value in body.items() if name not in _BODY_IDS}
+    # The bytes were parsed once and found good: no need to write them anew.
+    return orjson.Fragment(call.raw) if chat_form is None else body
+
+
+def record_of(
+    call: Call, route: Route, ending: Ending, *, gateway: str, chat_form: dict[str, Any] | None
+) -> dict[str, Any]:
+    """The fields of a `Transition`, all but the answer's. What is not set has its default."""
+    first, found = ending.first_byte, call.attribution
+    record: dict[str, Any] = {
+        "id": call.id,
+        "tenant": call.caller.tenant,
+        "trajectory_id": call.trajectory_id,
+        "session_source": found.session_source,
+        "key": call.caller.key_id,
+        "gateway": gateway,
+        "dialect": call.dialect,
+        "upstream": route.upstream,
+        "is_streamed": ending.is_streamed,
+        "started_at": call.started_at,
+        "latency_seconds": ending.ended - call.started,
+        "first_byte_seconds": None if first is None else first - call.started,
+        "request": request_of(call, chat_form),
+        "request_id": call.id,
+        "http_status": ending.http_status,
+        "outcome": ending.outcome,
+        "error": ending.error,
+        "policy": route.policy,
+        "policy_version": route.version,
+        "model": route.model,
+        "sampling": sampling_of(call.body if chat_form is None else chat_form),
+        "attempt": call.attempt,
+        "is_trainable": call.is_trainable,
+    }
+    for name in ("session", "task", "agent"):
+        value = getattr(found, name)
+        if value is not None:
+            record["session_id" if name == "session" else name] = value
+    if found.alternates:
+        record["alternates"] = found.alternates
+    return record
+
+
+def with_answer(record: dict[str, Any], answer: Folded) -> dict[str, Any]:
+    """A record with what was answered; the outcome stands if it was known before."""
+    record["response_id"] = answer.response_id
+    record["prompt_token_ids"] = answer.prompt_token_ids
+    record["choices"] = answer.choices
+    record["usage"] = answer.usage
+    if record["outcome"] is None:
+        record["outcome"] = Outcome.COMPLETE if answer.is_complete else Outcome.INCOMPLETE
+    record["error"] = record["error"] or answer.error
+    return record

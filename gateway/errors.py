@@ -51,6 +51,13 @@ class ApiError(RatchetError):
         """The reply's JSON."""
         return orjson.dumps(error_object(self.status, self.code, self.message, self.param))
 
+    @property
+    def head(self) -> bytes:
+        """The reply's header lines."""
+        lines = [b"content-type: application/json\r\n"]
+        lines += [f"{name}: {value}\r\n".encode("latin-1") for name, value in self.headers.items()]
+        return b"".join(lines)
+
 
 def error_object(status: int, code: str, message: str, param: str | None = None) -> dict[str, Any]:
     """`{"error": {...}}` as OpenAI writes it."""

@@ -13,8 +13,9 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import JSONResponse
 
+from gateway.access import Caller
 from gateway.attribution import clean_id
-from gateway.auth import TENANT
+from gateway.auth import caller_of
 from gateway.errors import ApiError
 from gateway.feedback_body import (
     MAX_BYTES,
@@ -48,13 +49,18 @@ def services_of(request: Request) -> Services:
 
 Raw = Annotated[bytes, Depends(raw_body)]
 Shared = Annotated[Services, Depends(services_of)]
+By = Annotated[Caller, Depends(caller_of)]
 
 
 @router.post("/v1/feedback")
 def post_feedback(
-    request: Request, raw: Raw, services: Shared, strict: Annotated[str, Query()] = ""
+    request: Request,
+    raw: Raw,
+    services: Shared,
+    caller: By,
+    strict: Annotated[str, Query()] = "",
 ) -> JSONResponse:
-    """Take one vote."""
+    """Take one vote. It can only ever find what its caller's tenant recorded."""
     body = parse_feedback(raw)
     key = request.headers.get("idempotency-key")
     if body.id is None and key:
@@ -63,13 +69,13 @@ def post_feedback(
         body,
         # A UUID where we choose: some clients parse it as one.
         feedback_id=body.id or str(uuid.uuid4()),
-        tenant=TENANT,
+        tenant=caller.tenant,
         path_session=path_ids(request.scope).session,
         now=time.time(),
     )
     is_strict = strict not in ("", "0", "false")
     try:
-        if body.id is not None and (earlier := services.store.feedback(TENANT, body.id)):
+        if body.id is not None and (earlier := services.store.feedback(caller.tenant, body.id)):
             return _replay(services, earlier, feedback)
         ref = services.store.resolve(feedback)
     except RedisError as error:
@@ -77,7 +83,7 @@ def post_feedback(
             raise _no_redis() from error
         ref = None  # whether it has a target is found out later, on the way
     else:
-        _check_agreement(body, feedback, ref)
+        _check_agreement(services, body, feedback, ref)
         if ref is None and is_strict:
             raise _unknown_target(feedback)
     if body.dry_run:
@@ -103,10 +109,15 @@ def _replay(services: Services, earlier: Feedback, again: Feedback) -> JSONRespo
     return _reply(200, earlier, services.store.resolve(earlier))
 
 
-def _check_agreement(body: FeedbackBody, feedback: Feedback, ref: TrajectoryRef | None) -> None:
+def _check_agreement(
+    services: Services, body: FeedbackBody, feedback: Feedback, ref: TrajectoryRef | None
+) -> None:
     # A task may have gone through several sessions: it is not held against the response.
-    named = named_trajectory(body, TENANT) if body.task_id is None else None
-    if feedback.response_id is not None and ref is not None and named not in (None, ref.id):
+    named = named_trajectory(body, feedback.tenant) if body.task_id is None else None
+    if feedback.response_id is None or ref is None or named in (None, ref.id):
+        return
+    # A call that was linked to an earlier one has two names: the one its client was told, too.
+    if services.store.locate(TrajectoryRef(feedback.tenant, named)) != ref:
         message = "the response and the session or trajectory do not belong together"
         raise invalid("response_id", message, "target_conflict")
 
@@ -136,10 +147,10 @@ def _reply(status: int, feedback: Feedback, ref: TrajectoryRef | None) -> JSONRe
 
 
 @router.get("/v1/feedback/{feedback_id}")
-def get_feedback(feedback_id: str, services: Shared) -> JSONResponse:
+def get_feedback(feedback_id: str, services: Shared, caller: By) -> JSONResponse:
     """One vote as it was posted, and whether it has found its target."""
     try:
-        feedback = services.store.feedback(TENANT, feedback_id)
+        feedback = services.store.feedback(caller.tenant, feedback_id)
         ref = services.store.resolve(feedback) if feedback else None
     except RedisError as error:
         raise _no_redis() from error
@@ -157,6 +168,7 @@ def get_feedback(feedback_id: str, services: Shared) -> JSONResponse:
 def find_trajectory(
     request: Request,
     services: Shared,
+    caller: By,
     session_id: Annotated[str | None, Query()] = None,
     task_id: Annotated[str | None, Query()] = None,
 ) -> JSONResponse:
@@ -165,23 +177,24 @@ def find_trajectory(
     task = clean_id(task_id)
     if session is None and task is None:
         raise invalid("session_id", "say which one: ?session_id= or ?task_id=", "no_target")
-    return _trajectory(services, trajectory_id(TENANT, session=session, task=task))
+    wanted = trajectory_id(caller.tenant, session=session, task=task)
+    return _trajectory(services, TrajectoryRef(caller.tenant, wanted))
 
 
 @router.get("/v1/trajectories/{wanted}")
-def get_trajectory(wanted: str, services: Shared) -> JSONResponse:
+def get_trajectory(wanted: str, services: Shared, caller: By) -> JSONResponse:
     """A trajectory: its transitions' ids, and what its reward is made of."""
-    return _trajectory(services, wanted)
+    return _trajectory(services, TrajectoryRef(caller.tenant, wanted))
 
 
-def _trajectory(services: Services, wanted: str) -> JSONResponse:
+def _trajectory(services: Services, wanted: TrajectoryRef) -> JSONResponse:
     try:
-        ref = services.store.locate(TrajectoryRef(TENANT, wanted)) if _is_id(wanted) else None
+        ref = services.store.locate(wanted) if _is_id(wanted.id) else None
         found = services.store.trajectory(ref) if ref else None
     except RedisError as error:
         raise _no_redis() from error
     if found is None:
-        message = f"there is no trajectory {wanted}, or it has not arrived yet"
+        message = f"there is no trajectory {wanted.id}, or it has not arrived yet"
         raise ApiError(404, "unknown_trajectory", message)
     return JSONResponse(_view(found))
 

@@ -1,7 +1,7 @@
 """Records what was served. Serving outlives learning: nothing here reaches a client.
 
-The one place of the gateway, beside the last HTTP handler, that catches every
-exception: a record that cannot be written is logged, counted and let go.
+One of the few places that catch every exception: a record that cannot be
+written is logged, counted and let go.
 """
 
 import logging
@@ -12,7 +12,7 @@ from gateway.errors import ApiError
 from gateway.metrics import Metrics
 from gateway.spool.writer import Spool
 from trajectories.errors import SpoolError
-from trajectories.model import Feedback, Transition, pack_record
+from trajectories.model import Feedback, pack_record
 
 logger = logging.getLogger(__name__)
 
@@ -38,29 +38,34 @@ class Recorder:
 
     def check_room(self) -> None:
         """With `durability = required`: refuse a call that could not be recorded."""
+        if not self._is_required:
+            return
         # A disk that failed is tried again by one call a second.
         is_failing = self.is_failing and time.monotonic() < self._retry_at
-        if self._is_required and (is_failing or self._spool.is_full):
+        if is_failing or self._spool.is_full:
             raise ApiError(503, "not_recordable", "the spool takes no records now", retry_after=5)
 
-    def record(self, record_id: str, make: Callable[[], Transition]) -> None:
-        """Make a record and write it; a failure of either is counted and logged once a second."""
+    def record(self, record_id: str, make: Callable[[], bytes]) -> None:
+        """Make a transition's payload and write it; a failure is counted, and logged."""
         try:
-            self.keep(make())
+            self._write(make(), "transition")
         except Exception:  # serving outlives learning
             self._metrics.dropped.inc()
             if time.monotonic() >= self._silent_until:
                 self._silent_until = time.monotonic() + 1
                 logger.exception("a record was lost", extra={"record": record_id})
 
-    def keep(self, record: Transition | Feedback) -> None:
-        """Write a record, or raise SpoolError: for those who must tell their client."""
+    def keep(self, feedback: Feedback) -> None:
+        """Write feedback, or raise SpoolError: its client is told."""
+        self._write(pack_record(feedback), "feedback")
+
+    def _write(self, payload: bytes, kind: str) -> None:
         try:
-            self._spool.put(pack_record(record))
+            self._spool.put(payload)
         except SpoolError:
             self.is_failing = True
             self._retry_at = time.monotonic() + 1
             raise
         self.is_failing = False
-        self._metrics.recorded.labels(type(record).__name__.lower()).inc()
+        self._metrics.recorded.add(kind)
         self._wake()

@@ -21,6 +21,7 @@ class Route:
     policy: str | None = None
     version: int | None = None
     alias: str | None = None
+    upstream: str = "policy"
 
 
 def is_alias(name: str, aliases: tuple[str, ...], snapshot: Snapshot) -> bool:

@@ -1,20 +1,33 @@
 """What the routes of one app share. Built once, in the lifespan's hands; no globals."""
 
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field, replace
+from typing import Any
 
+from gateway.access import Access, Caller
+from gateway.call import Call
+from gateway.dialects.asking import Asked
+from gateway.dialects.responses import input_items, input_messages
 from gateway.metrics import Metrics
 from gateway.recorder import Recorder
-from gateway.routing import InFlight, Stickiness
+from gateway.responses_store import KeptResponse, ResponsesStore
+from gateway.routing import InFlight, Route, Stickiness, at_version, choose
 from gateway.snapshot import SnapshotWatcher
 from gateway.spool.shipper import Shipper
 from gateway.spool.writer import Spool
 from gateway.upstream import Upstream
+from gateway.upstreams.budget import RetryBudget
+from gateway.upstreams.server import Server
+from gateway.upstreams.table import Table, Target
+from gateway.wire.hot import HotPaths
 from trajectories.connection import Redis
 from trajectories.registry import Registry
-from trajectories.settings import Settings
+from trajectories.settings import POLICY, Settings
 from trajectories.store import Store
 
 MEGABYTE = 1024 * 1024
+STATE = "gateway"  # where `uvicorn`'s protocol finds the services: a name in the lifespan's state
+_CONVERSATIONS = 20_000  # without a session, remembered to keep them on one version
 
 
 @dataclass(slots=True)
@@ -23,6 +36,7 @@ class Services:
 
     settings: Settings
     redis: Redis
+    access: Access
     upstream: Upstream
     spool: Spool
     shipper: Shipper
@@ -33,6 +47,14 @@ class Services:
     watcher: SnapshotWatcher
     in_flight: InFlight
     stickiness: Stickiness
+    conversations: Stickiness
+    responses: ResponsesStore
+    table: Table
+    servers: dict[str, Server]
+    retries: RetryBudget = field(default_factory=RetryBudget)
+    hot_paths: HotPaths = field(default_factory=HotPaths)
+    exchanges: set[Any] = field(default_factory=set)  # calls that run
+    connections: set[Any] = field(default_factory=set)  # of clients
 
     @property
     def gateway_id(self) -> str:
@@ -41,6 +63,53 @@ class Services:
     @property
     def max_body_bytes(self) -> int:
         return int(self.settings.gateway.max_body_mb * MEGABYTE)
+
+    def route(self, target: Target, call: Call) -> Route:
+        """Where a call goes that `target` answers: for the policy, to which version."""
+        if not target.is_policy:
+            alias = call.model if call.model != target.model else None
+            return Route(target.model, alias=alias, upstream=target.upstream)
+        now = time.monotonic()
+        memory = self.stickiness if call.is_named else self.conversations
+        name = call.trajectory_id if call.is_named else str(call.affinity)
+        route = choose(
+            target.model,
+            aliases=self.table.aliases,
+            snapshot=self.watcher.snapshot,
+            bound=memory.version_of(name, now),
+        )
+        if route.alias is not None and route.version is not None:
+            memory.bind(name, route.version, now)
+        if call.model != (route.alias or route.model):
+            route = replace(route, alias=call.model)
+        return route
+
+    def base_route(self, call: Call) -> Route:
+        """Where a call goes whose version the engine has lost."""
+        return at_version(call.model, 0, self.watcher.snapshot)
+
+    def spend(self, caller: Caller, usage: dict[str, Any]) -> None:
+        """Count the tokens of an answer, for its key and for the metrics."""
+        prompt, completion = usage.get("prompt_tokens"), usage.get("completion_tokens")
+        if type(prompt) is not int or type(completion) is not int:
+            return
+        self.metrics.tokens.add("prompt", prompt)
+        self.metrics.tokens.add("completion", completion)
+        self.access.spend(caller, prompt + completion, time.monotonic())
+
+    def keep_response(self, call: Call, asked: Asked) -> None:
+        """Keep an answer that may be asked for again, unless the client said not to."""
+        answer = asked.response
+        if answer is None or call.body.get("store") is False or not call.is_recorded:
+            return
+        before = call.earlier.messages if call.earlier else []
+        kept = KeptResponse(
+            response=answer.response,
+            messages=[*before, *input_messages(call.body), *answer.output_messages()],
+            items=input_items(call.body, answer.response["id"]),
+            trajectory_id=call.trajectory_id,
+        )
+        self.responses.keep(call.caller.tenant, kept)
 
 
 def build_services(
@@ -59,6 +128,11 @@ def build_services(
     return Services(
         settings=settings,
         redis=redis,
+        access=Access(
+            redis,
+            is_required=settings.gateway.require_keys,
+            api_key=settings.gateway.api_key,
+        ),
         upstream=upstream,
         spool=spool,
         shipper=shipper,
@@ -74,4 +148,36 @@ def build_services(
         watcher=SnapshotWatcher(redis, registry, spool, in_flight=in_flight, stickiness=stickiness),
         in_flight=in_flight,
         stickiness=stickiness,
+        conversations=Stickiness(settings.gateway.sticky_seconds, _CONVERSATIONS),
+        responses=ResponsesStore(redis),
+        table=Table(settings),
+        servers=build_servers(settings),
     )
+
+
+def build_servers(settings: Settings) -> dict[str, Server]:
+    """Every upstream by its name."""
+    servers = {
+        POLICY: Server(
+            POLICY,
+            settings.upstream.engines,
+            patience=settings.upstream,
+            breaker=settings.breaker,
+            credentials=_bearer(settings.upstream.api_key),
+        )
+    }
+    for name, upstream in settings.upstreams.items():
+        key = upstream.api_key
+        credentials = b"x-api-key: %b\r\n" % key.encode() if key else b""
+        servers[name] = Server(
+            name,
+            upstream.engines,
+            patience=upstream,
+            breaker=settings.breaker,
+            credentials=credentials if upstream.kind == "anthropic" else _bearer(key),
+        )
+    return servers
+
+
+def _bearer(key: str | None) -> bytes:
+    return b"authorization: Bearer %b\r\n" % key.encode() if key else b""

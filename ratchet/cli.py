@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ratchet import __version__
+from ratchet import __version__, access
 from ratchet.redis_server import embedded_settings, is_configured, open_redis
 from ratchet.triggers import request_roll_back, request_round, trainer_status
 from trajectories.connection import Redis, RedisError
@@ -34,6 +34,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+app.add_typer(access.app, name="keys")
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 

@@ -5,7 +5,7 @@ A test fails when the file on disk is not what this writes.
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -41,6 +41,8 @@ def type_of(field: FieldInfo) -> str:
 
 def default_of(field: FieldInfo) -> str:
     """The default, as it stands in TOML."""
+    if field.is_required():
+        return "required"
     value = field.get_default(call_default_factory=True)
     if value is None:
         return "unset"
@@ -51,10 +53,26 @@ def default_of(field: FieldInfo) -> str:
     return f'"{value}"' if not isinstance(value, int | float | dict) else f"{value}"
 
 
+def section_of(field: FieldInfo) -> type[BaseModel] | None:
+    """The section that a key of the top level opens, or that each of its named entries is."""
+    if isinstance(field.default, BaseModel):
+        return type(field.default)
+    if get_origin(field.annotation) is dict:
+        entry = get_args(field.annotation)[1]
+        if isinstance(entry, type) and issubclass(entry, BaseModel):
+            return entry
+    return None
+
+
+def fields_of(model: type[BaseModel]) -> list[tuple[str, FieldInfo]]:
+    """The fields, those that are the section's own before those it shares with others."""
+    return sorted(model.model_fields.items(), key=lambda item: item[0] not in model.__annotations__)
+
+
 def rows(model: type[BaseModel]) -> list[str]:
     lines = ["| key | type | default | meaning |", "|---|---|---|---|"]
-    for name, field in model.model_fields.items():
-        if isinstance(field.default, BaseModel):
+    for name, field in fields_of(model):
+        if section_of(field) is not None:
             continue
         meaning = (field.description or name.replace("_", " ")).replace("|", "\\|")
         lines.append(f"| `{name}` | {type_of(field)} | `{default_of(field)}` | {meaning} |")
@@ -65,10 +83,10 @@ def page() -> str:
     """The whole page."""
     parts: list[Any] = [HEAD, "## Top level\n", *rows(Settings), ""]
     for name, field in Settings.model_fields.items():
-        if isinstance(field.default, BaseModel):
-            section = type(field.default)
+        if section := section_of(field):
+            title = name if isinstance(field.default, BaseModel) else f"{name}.NAME"
             about = (section.__doc__ or "").strip().splitlines()[0]
-            parts += [f"## [{name}]\n", f"{about}\n", *rows(section), ""]
+            parts += [f"## [{title}]\n", f"{about}\n", *rows(section), ""]
     return "\n".join(parts)
 
 

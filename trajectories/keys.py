@@ -28,8 +28,12 @@ KEYS: tuple[Key, ...] = (
     Key("trajectory:{tenant}:{id}:transitions", "zset", "ttl", "transition ids by start time"),
     Key("trajectory:{tenant}:{id}:feedback", "hash", "ttl", "vote identity -> feedback, JSON"),
     Key("trajectory:{tenant}:{id}:rewards", "hash", "ttl", "reward id -> reward, JSON"),
-    Key("task:{tenant}:{id}", "string", "ttl", "a task's own trajectory id -> its last session's"),
+    Key("trajectory:{tenant}:{id}:superseded", "zset", "ttl", "attempts that a retry replaced"),
+    Key("alias:{tenant}:{id}", "string", "ttl", "another id of a trajectory -> its own"),
+    Key("link:{tenant}:{digest}", "zset", "ttl", "whose answer this was; 64 members, a day"),
+    Key("attempts:{tenant}:{digest}", "zset", "ttl", "attempts at one call; 64 members, an hour"),
     Key("response:{tenant}:{id}", "string", "ttl", "response id -> trajectory and transition"),
+    Key("kept:{tenant}:{id}", "string", "ttl", "a response that may be asked for again, JSON"),
     Key("feedback:{tenant}:{id}", "string", "ttl", "one feedback item, JSON"),
     Key("pending:{tenant}:{target}", "hash", "ttl", "feedback whose target is not known yet"),
     Key("pending", "zset", "trimmed", "targets waited for, by expiry"),
@@ -46,6 +50,11 @@ KEYS: tuple[Key, ...] = (
     Key("trainer:{policy}:runs", "list", "trimmed", "the last runs, JSON, newest first"),
     Key("quarantine", "stream", "trimmed", "records that could not be applied, with the reason"),
     Key("counts", "hash", "permanent", "totals since the store was made"),
+    Key("keys", "hash", "permanent", "API key id -> its record, JSON: a digest, never the key"),
+    Key("keys:revision", "string", "permanent", "raised with each change of an API key"),
+    Key("keys:usage", "hash", "permanent", "requests and tokens of each API key, all in all"),
+    Key("keys:processes", "zset", "trimmed", "gateway processes that hand in usage, by time"),
+    Key("keys:batch:{process}", "string", "ttl", "the last batch of usage that one handed in"),
     Key("rq:*", "various", "trimmed", "RQ's own keys: jobs expire, RQ cleans its registries"),
 )
 
@@ -56,17 +65,28 @@ PENDING = "pending"
 REGISTRY_CHANNEL = "registry"
 COUNTS = "counts"
 QUARANTINE = "quarantine"
+API_KEYS = "keys"
+API_REVISION = "keys:revision"
+API_USAGE = "keys:usage"
+API_PROCESSES = "keys:processes"
+API_CHANNEL = "keys"
 DISPATCHERS = "dispatchers"  # the consumer group on every traffic stream
 
 TRAJECTORY_TTL_SECONDS = 7 * DAY
 FEEDBACK_TTL_SECONDS = 30 * DAY
 PENDING_TTL_SECONDS = DAY
+LINK_TTL_SECONDS = DAY
+ATTEMPTS_TTL_SECONDS = 3600
 USED_TTL_SECONDS = 30 * DAY
 HEARTBEAT_TTL_SECONDS = 60
 STATUS_TTL_SECONDS = 30
 TRIGGER_TTL_SECONDS = DAY
 LEASE_TTL_SECONDS = 30
+API_PROCESS_SECONDS = 30
+API_BATCH_TTL_SECONDS = DAY
 RUNS_KEPT = 100
+LINK_MEMBERS_KEPT = 64
+ATTEMPTS_KEPT = 64
 QUARANTINE_KEPT = 1000
 
 
@@ -94,12 +114,28 @@ def rewards_of(tenant: str, trajectory_id: str) -> str:
     return f"trajectory:{tenant}:{trajectory_id}:rewards"
 
 
-def task(tenant: str, trajectory_id: str) -> str:
-    return f"task:{tenant}:{trajectory_id}"
+def superseded_of(tenant: str, trajectory_id: str) -> str:
+    return f"trajectory:{tenant}:{trajectory_id}:superseded"
+
+
+def alias(tenant: str, other_id: str) -> str:
+    return f"alias:{tenant}:{other_id}"
+
+
+def link(tenant: str, digest: str) -> str:
+    return f"link:{tenant}:{digest}"
+
+
+def attempts(tenant: str, digest: str) -> str:
+    return f"attempts:{tenant}:{digest}"
 
 
 def response(tenant: str, response_id: str) -> str:
     return f"response:{tenant}:{response_id}"
+
+
+def kept_response(tenant: str, response_id: str) -> str:
+    return f"kept:{tenant}:{response_id}"
 
 
 def feedback(tenant: str, feedback_id: str) -> str:
@@ -144,3 +180,7 @@ def trigger(policy_name: str) -> str:
 
 def runs(policy_name: str) -> str:
     return f"trainer:{policy_name}:runs"
+
+
+def api_batch(process: str) -> str:
+    return f"keys:batch:{process}"

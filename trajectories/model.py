@@ -85,10 +85,13 @@ class Transition(Record):
     trajectory_id: str
     session_id: str | None = None
     session_source: str = "new"
+    alternates: tuple[str, ...] = ()  # sessions named besides, as `source:id`
     task: str | None = None
     agent: str | None = None
+    key: str | None = None  # id of the API key it came with
     gateway: str
-    dialect: str = "chat"
+    dialect: str = "chat"  # what the client spoke; `request` and `choices` are chat all the same
+    upstream: str = "policy"  # who answered: the policy's engine, or a name in `[upstreams]`
     is_streamed: bool = False
     started_at: FiniteFloat  # unix seconds
     latency_seconds: FiniteFloat

@@ -11,7 +11,7 @@ import os
 import tomllib
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import (
@@ -44,12 +44,24 @@ class GatewaySettings(Section):
     host: str = Field("127.0.0.1", description="Address to listen on")
     port: int = Field(8080, ge=0, le=65535, description="Port to listen on")
     api_key: str | None = Field(
-        None, description="The key clients must send; unset: anyone who reaches the port may call"
+        None, description="One key that may do everything; set alone, no other is taken"
+    )
+    require_keys: bool = Field(
+        False, description="Ask for a key made by `ratchet keys`; off and no api_key: all may call"
     )
     aliases: tuple[str, ...] = Field(
         ("policy",), description='Model names that mean the current policy version; "*": any name'
     )
     max_body_mb: float = Field(32, gt=0, description="Larger request bodies get a 413")
+    max_connections: int = Field(10_000, ge=1, description="Further ones get a 503, per process")
+    header_seconds: float = Field(20, gt=0, description="Limit for the headers of a request")
+    body_seconds: float = Field(60, gt=0, description="Limit for the body of a request")
+    write_seconds: float = Field(60, gt=0, description="How long a client may not read its answer")
+    keep_alive_seconds: float = Field(75, gt=0, description="How long a connection may be idle")
+    hot_protocol: bool = Field(
+        True, description="Answer calls inside uvicorn's HTTP protocol; off: through ASGI"
+    )
+    workers: int = Field(1, ge=1, le=64, description="Processes, each with a spool of its own")
     shutdown_seconds: int = Field(25, ge=1, description="How long open streams may run on SIGTERM")
     sticky_seconds: float = Field(
         3600, gt=0, description="How long an idle trajectory is remembered as bound to a version"
@@ -61,23 +73,127 @@ class GatewaySettings(Section):
     )
 
 
-class UpstreamSettings(Section):
+class Patience(Section):
+    """How long an upstream may take, and how often it is asked."""
+
+    connect_seconds: float = Field(5, gt=0, description="Limit for opening a connection")
+    first_byte_seconds: float = Field(300, gt=0, description="Limit for the first byte")
+    idle_seconds: float = Field(120, gt=0, description="Limit between two reads of an answer")
+    total_seconds: float = Field(3600, gt=0, description="Limit for a whole answer")
+    retries: int = Field(
+        1, ge=0, description="Most further tries of a call before its first byte; 0: none"
+    )
+
+
+class UpstreamSettings(Patience):
     """The inference engine behind the gateway."""
 
     url: str = Field("http://127.0.0.1:8000", description="Base address of vLLM, without /v1")
     replicas: tuple[str, ...] = Field(
-        (), description="Every vLLM address to load adapters into; empty: just `url`"
+        (),
+        description="Every vLLM address: calls are balanced over them, adapters loaded into each;"
+        " empty: just `url`",
     )
     api_key: str | None = Field(None, description="The key vLLM was started with, if any")
     base_model: str = Field("base", description="The name vLLM serves the base model under")
-    connect_seconds: float = Field(5, gt=0, description="Limit for opening a connection")
-    first_byte_seconds: float = Field(300, gt=0, description="Limit for the first byte")
-    idle_seconds: float = Field(120, gt=0, description="Limit between two reads of an answer")
 
     @property
     def engines(self) -> tuple[str, ...]:
         """Every engine the swap controller has to keep in step."""
         return self.replicas or (self.url,)
+
+
+POLICY = "policy"  # the upstream of that name is `[upstream]`: the policy's own engine
+Dialect = Literal["chat", "completions", "responses", "messages", "embeddings"]
+Kind = Literal["vllm", "openai", "anthropic", "litellm"]
+SPOKEN: dict[Kind, tuple[Dialect, ...]] = {
+    # vLLM's own responses and messages carry no token ids: they are translated to chat.
+    "vllm": ("chat", "completions", "embeddings"),
+    "openai": ("chat", "completions", "embeddings"),
+    "anthropic": ("messages",),
+    "litellm": ("chat", "embeddings"),
+}
+
+
+class OtherUpstreamSettings(Patience):
+    """Another server that answers, under a name of its own."""
+
+    kind: Kind = Field(
+        "openai",
+        description="vllm; openai: an OpenAI-compatible URL; anthropic: the Messages API;"
+        " litellm: a provider spoken to through that library",
+    )
+    url: str | None = Field(
+        None,
+        description="Base address, without /v1; of litellm: its `api_base`, unset: the usual one",
+    )
+    replicas: tuple[str, ...] = Field(
+        (), description="Every address, to balance over; empty: just `url`"
+    )
+    api_key: str | None = Field(None, description="The key it asks for")
+    api_key_env: str | None = Field(
+        None, description="The environment variable that holds the key, instead of `api_key`"
+    )
+    dialects: tuple[Dialect, ...] = Field(
+        (), description="What it speaks itself; empty: what is usual for its kind"
+    )
+    provider: str | None = Field(
+        None, description='litellm\'s name of the provider, such as "anthropic" or "bedrock"'
+    )
+
+    @property
+    def engines(self) -> tuple[str, ...]:
+        """Every address; none for a provider whose address litellm knows."""
+        return self.replicas or ((self.url,) if self.url is not None else ())
+
+    @property
+    def spoken(self) -> tuple[Dialect, ...]:
+        """The dialects it is asked in without translation."""
+        return self.dialects or SPOKEN[self.kind]
+
+    @model_validator(mode="after")
+    def _is_reachable(self) -> Self:
+        if self.kind == "litellm":
+            if not self.provider:
+                raise ValueError('kind = "litellm" needs a provider, such as "anthropic"')
+            if self.replicas:
+                raise ValueError('kind = "litellm" takes one url and no replicas')
+            if not set(self.dialects) <= set(SPOKEN["litellm"]):
+                raise ValueError('kind = "litellm" speaks "chat" and "embeddings" only')
+        elif self.provider is not None:
+            raise ValueError('a provider is for kind = "litellm" only')
+        elif not self.engines:
+            raise ValueError(f'kind = "{self.kind}" needs a url')
+        for url in self.engines:
+            if not url.startswith(("http://", "https://")):
+                raise ValueError(f"{url} is not a url: it begins with http:// or https://")
+        if self.api_key is not None and self.api_key_env is not None:
+            raise ValueError("api_key and api_key_env are two ways to say one thing: keep one")
+        return self
+
+
+class RouteSettings(Section):
+    """What a model name that clients send means."""
+
+    upstream: str = Field(description='Name of an upstream; "policy": `[upstream]`')
+    model: str | None = Field(
+        None, description="The model it is asked for; unset: the route's name, or the policy"
+    )
+    fallbacks: tuple[str, ...] = Field(
+        (), description="Routes and aliases to try, in order, when it gives no first byte"
+    )
+
+
+class BreakerSettings(Section):
+    """When an address of an upstream is left alone for a while, and calls fail at once."""
+
+    failures: int = Field(5, ge=1, description="So many failures in a row open it")
+    share: float = Field(0.5, gt=0, le=1, description="So does this share of failures")
+    minimum_calls: int = Field(
+        20, ge=1, description="The share counts from this many calls in the window"
+    )
+    window_seconds: float = Field(10, gt=0, description="The window that the share is taken over")
+    open_seconds: float = Field(5, gt=0, description="How long it is open before one call may try")
 
 
 class RewardSettings(Section):
@@ -201,6 +317,11 @@ class Settings(BaseSettings):
     redis: RedisSettings = RedisSettings()
     gateway: GatewaySettings = GatewaySettings()
     upstream: UpstreamSettings = UpstreamSettings()
+    upstreams: dict[
+        Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$")], OtherUpstreamSettings
+    ] = Field({}, description="Other servers, by name")
+    routes: dict[str, RouteSettings] = Field({}, description="Model names of clients")
+    breaker: BreakerSettings = BreakerSettings()
     rewards: RewardSettings = RewardSettings()
     trainer: TrainerSettings = TrainerSettings()
     engine: EngineSettings = EngineSettings()
@@ -221,6 +342,29 @@ class Settings(BaseSettings):
                 f"trainer.rank is {self.trainer.rank} but engine.max_lora_rank is"
                 f" {self.engine.max_lora_rank}: raise the second or lower the first"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _routes_lead_somewhere(self) -> Self:
+        if POLICY in self.upstreams:
+            raise ValueError(f'no upstream may be called "{POLICY}": that is [upstream]')
+        upstreams = [POLICY, *sorted(self.upstreams)]
+        targets = {*self.routes, *self.gateway.aliases}
+        for name, route in self.routes.items():
+            if route.upstream not in upstreams:
+                known = ", ".join(upstreams)
+                raise ValueError(
+                    f'routes."{name}".upstream: there is no "{route.upstream}" (there are: {known})'
+                )
+            for fallback in route.fallbacks:
+                if fallback not in targets and "*" not in self.gateway.aliases:
+                    known = ", ".join(sorted(targets))
+                    raise ValueError(
+                        f'routes."{name}".fallbacks: "{fallback}" is neither a route nor an alias'
+                        f" (there are: {known})"
+                    )
+        if circle := _circle({name: route.fallbacks for name, route in self.routes.items()}):
+            raise ValueError(f"routes: the fallbacks run in a circle: {' -> '.join(circle)}")
         return self
 
     @property
@@ -253,7 +397,7 @@ def load_settings(config: Path | None = None, **overrides: Any) -> Settings:
         overrides.setdefault("redis", {"url": os.environ["REDIS_URL"]})
     _refuse_unknown_variables()
     try:
-        return _reading(path)(**overrides)
+        return _with_keys(_reading(path)(**overrides))
     except SourceError as error:
         raise SettingsError(
             f"wrong settings: {error} (lists and tables are written as JSON in the environment,"
@@ -267,6 +411,37 @@ def load_settings(config: Path | None = None, **overrides: Any) -> Settings:
             for issue in error.errors()
         ]
         raise SettingsError("wrong settings: " + "; ".join(lines)) from error
+
+
+def _circle(successors: dict[str, tuple[str, ...]]) -> list[str]:
+    """Names that lead back to the first of them, or nothing."""
+    sound: set[str] = set()
+
+    def walk(name: str, path: list[str]) -> list[str]:
+        if name in path:
+            return [*path[path.index(name) :], name]
+        if name not in sound:
+            for successor in successors.get(name, ()):
+                if circle := walk(successor, [*path, name]):
+                    return circle
+            sound.add(name)
+        return []
+
+    return next((circle for name in successors if (circle := walk(name, []))), [])
+
+
+def _with_keys(settings: Settings) -> Settings:
+    """`settings` with the keys that stand in variables of their own (`api_key_env`).
+
+    A variable that is not set is no error here: only the gateway needs the keys,
+    and it says so.
+    """
+    named = {
+        name: upstream.model_copy(update={"api_key": os.environ.get(upstream.api_key_env)})
+        for name, upstream in settings.upstreams.items()
+        if upstream.api_key_env is not None
+    }
+    return settings.model_copy(update={"upstreams": {**settings.upstreams, **named}})
 
 
 def _refuse_unknown_variables() -> None:

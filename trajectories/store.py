@@ -17,6 +17,8 @@ from typing import Any
 from redis import Redis, WatchError
 
 from trajectories import keys
+from trajectories.agents import name_agents
+from trajectories.attempts import Attempt, superseded
 from trajectories.ids import trajectory_id
 from trajectories.model import Feedback, Reward, Trajectory, Transition
 
@@ -50,6 +52,20 @@ class Scorable:
     revision: int
 
 
+@dataclass(frozen=True, slots=True)
+class Linkage:
+    """What is known of a transition's kin, and what they will be recognised by.
+
+    `given_id` is the trajectory id that the client was told; `marks` are pairs
+    of a digest and a member to note under it; `call` is equal for all attempts
+    at one call.
+    """
+
+    given_id: str | None = None
+    marks: Sequence[tuple[str, str]] = ()
+    call: str | None = None
+
+
 class Store:
     """Reads and writes records. Raises redis.RedisError when Redis cannot answer."""
 
@@ -58,22 +74,26 @@ class Store:
 
     # -- what the dispatcher writes ------------------------------------------------
 
-    def add_transition(self, transition: Transition) -> bool:
-        """Store a transition and link it; False when it was already there."""
+    def add_transition(self, transition: Transition, linkage: Linkage | None = None) -> bool:
+        """Store a transition under its trajectory; False when it was already there.
+
+        The trajectory it was first stored under stays, whatever a repetition says.
+        """
+        linkage = linkage or Linkage()
         ref = TrajectoryRef(transition.tenant, transition.trajectory_id)
         key = keys.transition(ref.tenant, transition.id)
         trajectory_key = keys.trajectory(ref.tenant, ref.id)
         finished_at = transition.started_at + transition.latency_seconds
         task_id = _task_id(transition)
-        targets = [name for name in (ref.id, transition.response_id, task_id) if name]
+        others = [name for name in (task_id, linkage.given_id) if name and name != ref.id]
         with self._redis.pipeline() as pipe:
             while True:
                 try:
                     pipe.watch(key, trajectory_key)
-                    if pipe.exists(key):
-                        # A dispatcher killed between the two steps leaves votes unjoined.
-                        self._join_pending(ref, targets)
-                        return False
+                    stored = pipe.get(key)
+                    if stored is not None:
+                        ref = TrajectoryRef(ref.tenant, Transition.from_json(stored).trajectory_id)
+                        break
                     times = pipe.hmget(trajectory_key, "started_at", "updated_at")
                     is_first = times[0] is None
                     pipe.multi()
@@ -91,9 +111,10 @@ class Store:
                             f"{ref.id} {transition.id}",
                             ex=keys.TRAJECTORY_TTL_SECONDS,
                         )
-                    if task_id is not None:
-                        task_key = keys.task(ref.tenant, task_id)
-                        pipe.set(task_key, ref.id, ex=keys.TRAJECTORY_TTL_SECONDS)
+                    for other in others:
+                        alias_key = keys.alias(ref.tenant, other)
+                        pipe.set(alias_key, ref.id, ex=keys.TRAJECTORY_TTL_SECONDS)
+                    self._note_kin(pipe, transition, linkage)
                     self._expire(pipe, ref)
                     pipe.zadd(keys.OPEN, {str(ref): finished_at}, gt=True)
                     pipe.zadd(keys.SCORING, {str(ref): time.time()}, nx=True)
@@ -104,8 +125,12 @@ class Store:
                     break
                 except WatchError:
                     continue
-        self._join_pending(ref, targets)
-        return True
+        # Also when it was there: a dispatcher killed in between leaves these undone.
+        targets = (ref.id, transition.response_id, task_id, linkage.given_id)
+        self._join_pending(ref, dict.fromkeys(name for name in targets if name))
+        if linkage.call is not None:
+            self._settle_attempts(ref.tenant, linkage.call)
+        return stored is None
 
     def add_feedback(self, feedback: Feedback) -> TrajectoryRef | None:
         """Store a vote and join it; None when its target is not known yet.
@@ -143,10 +168,10 @@ class Store:
         return self.locate(TrajectoryRef(feedback.tenant, feedback.target))
 
     def locate(self, ref: TrajectoryRef) -> TrajectoryRef | None:
-        """The recorded trajectory of that id, else the one that its task went into."""
+        """The recorded trajectory of that id, else the one that has it as another name."""
         if self._redis.hexists(keys.trajectory(ref.tenant, ref.id), "started_at"):
             return ref
-        found = self._redis.get(keys.task(ref.tenant, ref.id))
+        found = self._redis.get(keys.alias(ref.tenant, ref.id))
         return TrajectoryRef(ref.tenant, found.decode()) if found else None
 
     def transition_of_response(self, tenant: str, response_id: str) -> str | None:
@@ -309,7 +334,9 @@ class Store:
             updated_at=float(text["updated_at"]),
             is_closed="closed" in text,
             reward=float(text["reward"]) if "reward" in text else None,
-            transitions=tuple(Transition.from_json(raw) for raw in found if raw is not None),
+            transitions=name_agents(
+                [Transition.from_json(raw) for raw in found if raw is not None]
+            ),
             rewards=tuple(
                 sorted((Reward.from_json(raw) for raw in rewards), key=lambda reward: reward.id)
             ),
@@ -337,7 +364,54 @@ class Store:
         raw = self._redis.get(keys.feedback(tenant, feedback_id))
         return Feedback.from_json(raw) if raw else None
 
+    def attempts(self, tenant: str, call: str) -> list[Attempt]:
+        """The attempts at one call that were recorded lately, in order."""
+        found = self._redis.zrange(keys.attempts(tenant, call), 0, -1, withscores=True)
+        return [Attempt.parse(member, started_at) for member, started_at in found]
+
     # -- inside --------------------------------------------------------------------
+
+    @staticmethod
+    def _note_kin(pipe: Any, transition: Transition, linkage: Linkage) -> None:
+        """Leave the marks that later calls and later attempts are recognised by."""
+        for digest, member in linkage.marks:
+            link_key = keys.link(transition.tenant, digest)
+            pipe.zadd(link_key, {member: transition.started_at}, gt=True)
+            pipe.zremrangebyrank(link_key, 0, -keys.LINK_MEMBERS_KEPT - 1)
+            pipe.expire(link_key, keys.LINK_TTL_SECONDS)
+        if linkage.call is not None:
+            attempts_key = keys.attempts(transition.tenant, linkage.call)
+            attempt = Attempt.of(transition)
+            pipe.zadd(attempts_key, {attempt.member: attempt.started_at})
+            pipe.zremrangebyrank(attempts_key, 0, -keys.ATTEMPTS_KEPT - 1)
+            pipe.expire(attempts_key, keys.ATTEMPTS_TTL_SECONDS)
+
+    def _settle_attempts(self, tenant: str, call: str) -> None:
+        """Take attempts that a retry replaced out of their trajectories."""
+        for earlier, _ in superseded(self.attempts(tenant, call)):
+            self._supersede(TrajectoryRef(tenant, earlier.trajectory), earlier)
+
+    def _supersede(self, ref: TrajectoryRef, attempt: Attempt) -> None:
+        transitions_key = keys.transitions_of(ref.tenant, ref.id)
+        with self._redis.pipeline() as pipe:
+            while True:
+                try:
+                    pipe.watch(transitions_key)
+                    if pipe.zscore(transitions_key, attempt.transition) is None:
+                        return
+                    pipe.multi()
+                    pipe.zrem(transitions_key, attempt.transition)
+                    pipe.zadd(
+                        keys.superseded_of(ref.tenant, ref.id),
+                        {attempt.transition: attempt.started_at},
+                    )
+                    pipe.hincrby(keys.trajectory(ref.tenant, ref.id), "revision", 1)
+                    pipe.zadd(keys.SCORING, {str(ref): time.time()}, nx=True)
+                    self._expire(pipe, ref)
+                    pipe.execute()
+                    return
+                except WatchError:
+                    continue
 
     def _attach(self, ref: TrajectoryRef, feedback: Feedback) -> None:
         votes_key = keys.feedback_of(ref.tenant, ref.id)
@@ -466,6 +540,7 @@ class Store:
         for key in (
             keys.trajectory(ref.tenant, ref.id),
             keys.transitions_of(ref.tenant, ref.id),
+            keys.superseded_of(ref.tenant, ref.id),
             keys.feedback_of(ref.tenant, ref.id),
             keys.rewards_of(ref.tenant, ref.id),
         ):

@@ -18,15 +18,18 @@ from redis.exceptions import RedisError
 
 from trajectories import keys
 from trajectories.connection import connect
-from trajectories.model import Transition, unpack_record
+from trajectories.model import Feedback, Transition, unpack_record
 from trajectories.queues import reward_queue
 from trajectories.settings import Settings
 from trajectories.store import Store
+from workers.linker import Linker
 from workers.reconciler import Reconciler
 from workers.timing import Timer, Timing
 from workers.traffic import Entry, Traffic
 
 log = logging.getLogger(__name__)
+
+Record = Transition | Feedback
 
 
 class Dispatcher:
@@ -43,6 +46,7 @@ class Dispatcher:
         timing = timing or Timing()
         self._redis: Any = redis
         self._store = Store(redis)
+        self._linker = Linker(redis, self._store)
         self._traffic = Traffic(redis, blocking)
         queue = reward_queue(redis, timing.job_timeout)
         self._reconciler = Reconciler(redis, self._store, queue, timing)
@@ -95,16 +99,26 @@ class Dispatcher:
             self._store.expire_pending(time())
 
     def _apply_all(self, entries: Sequence[Entry]) -> None:
-        for entry in entries:
-            self._apply(entry)
+        """Apply a batch in the order of its calls: several streams may hold one conversation."""
+        pairs = [(entry, self._read(entry)) for entry in entries]
+        for entry, record in sorted(pairs, key=lambda pair: _when(pair[1])):
+            if record is not None:
+                self._apply(entry, record)
         self._traffic.acknowledge(entries)
 
-    def _apply(self, entry: Entry) -> None:
-        """The effect of one entry, or its quarantine; raises only when Redis cannot answer."""
+    def _read(self, entry: Entry) -> Record | None:
+        """The record of an entry; what is none is set aside."""
         try:
-            record = unpack_record(entry.payload)
+            return unpack_record(entry.payload)
+        except Exception:  # as in `_apply`
+            self._quarantine(entry, traceback.format_exc(limit=-3))
+            return None
+
+    def _apply(self, entry: Entry, record: Record) -> None:
+        """The effect of one record, or its quarantine; raises only when Redis cannot answer."""
+        try:
             if isinstance(record, Transition):
-                self._store.add_transition(record)
+                self._linker.add(record)
             else:
                 self._store.add_feedback(record)
         except RedisError:
@@ -137,6 +151,13 @@ class Dispatcher:
         elif error is None and not self._is_well:
             log.info("Redis is back")
         self._is_well = error is None
+
+
+def _when(record: Record | None) -> float:
+    """When a call began or a vote came, in unix seconds."""
+    if record is None:
+        return 0.0
+    return record.started_at if isinstance(record, Transition) else record.received_at
 
 
 def build_dispatcher(settings: Settings, timing: Timing | None = None) -> Dispatcher:

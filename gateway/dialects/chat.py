@@ -5,17 +5,49 @@ ask for them. So they are asked for here, and the answer is given back as vLLM
 would have sent it without us: the same keys, with `null` where vLLM writes it.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
 
 from gateway.attribution import BODY_ID_FIELDS
 from gateway.errors import bad_request
-from trajectories.model import Choice, Sampling
 
 MAX_DEPTH = 200  # orjson reads 1024 levels and writes 254; the record adds a few
 _GRAMMARS = ("structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar")
+_CONSTRAINING = frozenset((*_GRAMMARS, "response_format", "tool_choice", "tools"))
+# A sampling parameter of the API -> its kind, and the field of `Sampling` it is kept in.
+_SAMPLING: dict[str, tuple[type, str]] = {
+    "temperature": (float, "temperature"),
+    "top_p": (float, "top_p"),
+    "top_k": (int, "top_k"),
+    "min_p": (float, "min_p"),
+    "max_tokens": (int, "max_tokens"),
+    "max_completion_tokens": (int, "max_tokens"),
+    "seed": (int, "seed"),
+    "presence_penalty": (float, "presence_penalty"),
+    "frequency_penalty": (float, "frequency_penalty"),
+    "repetition_penalty": (float, "repetition_penalty"),
+}
+
+
+_INTEGERS = frozenset({int})
+_NUMBERS = frozenset({float, int})
+
+
+@dataclass(slots=True)
+class FoldedChoice:
+    """One answer of a call, in the fields of `trajectories.model.Choice` (and far cheaper).
+
+    Numbers that are only recorded may stay the JSON they came as.
+    """
+
+    index: int = 0
+    message: dict[str, Any] = field(default_factory=dict)
+    finish_reason: str | None = None
+    token_ids: Sequence[int] | orjson.Fragment = ()
+    logprobs: Sequence[float] | orjson.Fragment = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +59,17 @@ class Additions:
     usage: bool = False
 
 
-def parse_chat(raw: bytes) -> dict[str, Any]:
-    """The body as an object, or an ApiError that says what is wrong with it."""
+NO_ADDITIONS = Additions()
+
+
+def parse_chat(raw: bytes, deployment: str | None = None) -> dict[str, Any]:
+    """The body as an object, or an ApiError that says what is wrong with it.
+
+    `deployment` is the model where the path names it and the body does not (Azure).
+    """
     body = parse_object(raw)
+    if deployment is not None and body.get("model") is None:
+        body["model"] = deployment
     model = body.get("model")
     if not isinstance(model, str) or not model:
         raise bad_request("`model` must be a non-empty string", "model")
@@ -78,7 +118,7 @@ def upstream_body(body: dict[str, Any], model: str) -> tuple[dict[str, Any], Add
     adds_logprobs = _may_add_logprobs(body)
     if adds_logprobs:
         sent["logprobs"] = True
-    adds_usage = _may_add_usage(body)
+    adds_usage = may_add_usage(body)
     if adds_usage:
         options = dict(body.get("stream_options") or {})
         # Without include_usage this asked for nothing; with ours it would put usage on each chunk.
@@ -94,7 +134,8 @@ def _may_add_logprobs(body: dict[str, Any]) -> bool:
     return body.get("logprobs") in (None, False)
 
 
-def _may_add_usage(body: dict[str, Any]) -> bool:
+def may_add_usage(body: dict[str, Any]) -> bool:
+    """Whether a stream can be asked for its usage without the client's seeing it."""
     # With n > 1 the last chunk of each answer cannot be held until usage is known (see sse.py);
     # there the usage is counted from the token ids.
     if body.get("stream") is not True or body.get("n") not in (None, 1):
@@ -129,10 +170,10 @@ def _choices(answer: dict[str, Any]) -> list[dict[str, Any]]:
     return [c for c in choices if isinstance(c, dict)] if isinstance(choices, list) else []
 
 
-def choices_of(answer: dict[str, Any]) -> tuple[Choice, ...]:
+def choices_of(answer: dict[str, Any]) -> tuple[FoldedChoice, ...]:
     """The answers of a call, with the engine's ids and logprobs."""
     return tuple(
-        Choice(
+        FoldedChoice(
             index=choice["index"] if isinstance(choice.get("index"), int) else position,
             message=choice["message"] if isinstance(choice.get("message"), dict) else {},
             finish_reason=as_text(choice.get("finish_reason")),
@@ -147,48 +188,40 @@ def as_text(value: object) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def as_token_ids(value: object) -> tuple[int, ...]:
+def as_token_ids(value: object) -> list[int]:
     """Token ids, or nothing when they are not all integers."""
-    if not isinstance(value, list) or not all(type(entry) is int for entry in value):
-        return ()
-    return tuple(value)
+    if not isinstance(value, list) or not _INTEGERS.issuperset(map(type, value)):
+        return []
+    return value
 
 
-def as_logprobs(value: object) -> tuple[float, ...]:
+def as_logprobs(value: object) -> list[float]:
     """The sampled tokens' logprobs, or nothing when one is missing."""
     content = value.get("content") if isinstance(value, dict) else None
     if not isinstance(content, list):
-        return ()
-    found = [entry.get("logprob") if isinstance(entry, dict) else None for entry in content]
-    if not all(type(entry) in (float, int) for entry in found):
-        return ()
-    return tuple(float(entry) for entry in found if entry is not None)
+        return []
+    try:
+        found = [entry["logprob"] for entry in content]
+    except (KeyError, TypeError, IndexError):
+        return []
+    return found if _NUMBERS.issuperset(map(type, found)) else []
 
 
-def sampling_of(body: dict[str, Any]) -> Sampling:
-    """The sampling parameters the client set; what it left out is the engine's default."""
-
-    def number(name: str) -> float | None:
-        value = body.get(name)
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        return float(value) if is_number and value is not None else None
-
-    def whole(*names: str) -> int | None:
-        found = (body.get(name) for name in names)
-        return next((value for value in found if type(value) is int), None)
-
-    return Sampling(
-        temperature=number("temperature"),
-        top_p=number("top_p"),
-        top_k=whole("top_k"),
-        min_p=number("min_p"),
-        max_tokens=whole("max_completion_tokens", "max_tokens"),
-        seed=whole("seed"),
-        presence_penalty=number("presence_penalty"),
-        frequency_penalty=number("frequency_penalty"),
-        repetition_penalty=number("repetition_penalty"),
-        is_constrained=_is_constrained(body),
-    )
+def sampling_of(body: dict[str, Any]) -> dict[str, Any]:
+    """The fields of `Sampling` that the client set; what it left out is the engine's default."""
+    found: dict[str, Any] = {}
+    for name in body.keys() & _SAMPLING.keys():
+        value = body[name]
+        kind, field = _SAMPLING[name]
+        if type(value) is int:
+            found.setdefault(field, value)
+        elif type(value) is float and kind is float:
+            found[field] = value
+    if type(body.get("max_completion_tokens")) is int:
+        found["max_tokens"] = body["max_completion_tokens"]
+    if not _CONSTRAINING.isdisjoint(body) and _is_constrained(body):
+        found["is_constrained"] = True
+    return found
 
 
 def _is_constrained(body: dict[str, Any]) -> bool:

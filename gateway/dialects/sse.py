@@ -109,6 +109,7 @@ class StreamCleaner:
         self._alias = alias
         self._has_work = alias is not None or additions != Additions()
         self._held: bytes | None = None
+        self.usage: dict[str, Any] | None = None
 
     def clean(self, event: bytes) -> bytes:
         """What the client gets for this event, now."""
@@ -117,6 +118,8 @@ class StreamCleaner:
         chunk = parse_chunk(event)
         if chunk is None:
             return self.flush() + event
+        if isinstance(chunk.get("usage"), dict):
+            self.usage = chunk["usage"]
         if self._additions.usage and chunk.get("choices") == [] and chunk.get("usage"):
             return self._release(chunk.get("system_fingerprint"))
         before = self.flush()

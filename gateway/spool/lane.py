@@ -11,6 +11,7 @@ from typing import Any
 
 from redis import WatchError
 
+from gateway.spool.payload import shipped
 from gateway.spool.segments import Frame, SegmentReader
 from trajectories import keys
 from trajectories.connection import Redis
@@ -90,7 +91,7 @@ class Lane:
         self._tried.add(last)
         pipe.multi()
         for frame in frames:
-            pipe.xadd(self._stream, {"r": frame.payload}, id=f"{frame.sequence}-0")
+            pipe.xadd(self._stream, {"r": shipped(frame.payload)}, id=f"{frame.sequence}-0")
         pipe.execute()
         self._note_sent(last)
         self._arrived = last

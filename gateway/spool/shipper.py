@@ -45,7 +45,8 @@ class Shipper:
 
     def wake(self) -> None:
         """There is something new in the spool."""
-        self._is_wanted.set()
+        if not self._is_wanted.is_set():  # asking is far cheaper than setting
+            self._is_wanted.set()
 
     def stop(self, grace_seconds: float = 2.0) -> None:
         """Ship what is there if Redis takes it in time, then end."""

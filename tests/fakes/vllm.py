@@ -15,6 +15,7 @@ with `POST /fake {"fault": "...", "reply": "..."}` to control it.
 import argparse
 import asyncio
 import contextlib
+import hashlib
 import itertools
 import json
 import re
@@ -25,7 +26,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from aiohttp import web
 
@@ -69,6 +70,7 @@ class FakeVLLM:
 
     base_model: str = "base"
     reply: Reply = lambda model, messages: f"You are talking to {model} now."
+    reply_to: Callable[[dict[str, Any]], Any] | None = None  # goes before `reply`; sees the body
     fault: str | None = None
     fault_after: int = 2
     fault_count: int | None = None  # None: until told otherwise
@@ -104,7 +106,7 @@ class FakeVLLM:
         self.adapters.clear()
 
     @contextlib.contextmanager
-    def serve(self, port: int = 0) -> Iterator["FakeVLLM"]:
+    def serve(self, port: int = 0) -> Iterator[Self]:
         """Serve from a thread on 127.0.0.1; `url` says where."""
         started = threading.Event()
         endings: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
@@ -134,15 +136,22 @@ class FakeVLLM:
     def app(self) -> web.Application:
         """The server's routes."""
         app = web.Application(client_max_size=64 * 1024 * 1024)
-        app.router.add_get("/health", self._health)
-        app.router.add_get("/v1/models", self._models)
-        app.router.add_post("/v1/chat/completions", self._chat)
-        app.router.add_post("/v1/completions", self._completions)
-        app.router.add_post("/v1/load_lora_adapter", self._load)
-        app.router.add_post("/v1/unload_lora_adapter", self._unload)
-        app.router.add_post("/fake", self._control)
-        app.router.add_route("*", "/v1/{rest:.*}", self._echo)
+        app.router.add_routes(self.routes())
         return app
+
+    def routes(self) -> list[web.RouteDef]:
+        """What is served, the first that fits first."""
+        return [
+            web.get("/health", self._health),
+            web.get("/v1/models", self._models),
+            web.post("/v1/chat/completions", self._chat),
+            web.post("/v1/completions", self._completions),
+            web.post("/tokenize", self._tokenize),
+            web.post("/v1/load_lora_adapter", self._load),
+            web.post("/v1/unload_lora_adapter", self._unload),
+            web.post("/fake", self._control),
+            web.route("*", "/v1/{rest:.*}", self._echo),
+        ]
 
     # -- routes --------------------------------------------------------------------
 
@@ -209,43 +218,28 @@ class FakeVLLM:
         del self.adapters[name]
         return web.Response(text=f"Success: LoRA adapter '{name}' removed successfully.")
 
-    async def _completions(self, request: web.Request) -> web.Response:
+    async def _completions(self, request: web.Request) -> web.StreamResponse:
         body = (await self._see(request)).body
         refused = self._refuse_model(body) or await self._early_fault(request)
         if refused is not None:
             return refused
-        prompt = body.get("prompt", "")
-        ids = prompt if isinstance(prompt, list) else token_ids(prompt)
-        wants_prompt = body.get("prompt_logprobs") is not None
-        factor = self._factor(body["model"])
-        logprobs = [
-            None,
-            *(
-                {str(t): {"logprob": lp, "rank": 1, "decoded_token": "?"}}
-                for t, lp in zip(ids[1:], prompt_logprobs(ids, factor), strict=True)
-            ),
-        ]
-        count = int(body.get("max_tokens", 16))
-        text = " ok" * count
-        choice = {
-            "index": 0,
-            "text": text,
-            "logprobs": None,
-            "finish_reason": "length",
-            "stop_reason": None,
-            "token_ids": token_ids(text) if body.get("return_token_ids") else None,
-            "prompt_logprobs": logprobs if wants_prompt else None,
-            "prompt_token_ids": ids if body.get("return_token_ids") else None,
-        }
+        if body.get("stream_options") and not body.get("stream"):
+            message = "Stream options can only be defined when `stream=True`."
+            return _error(400, "BadRequestError", message, "stream_options")
+        completion = _Completion(self, body, f"cmpl-{self._id()}")
+        if body.get("stream"):
+            return await self._stream(request, completion)
+        return web.json_response(completion.whole())
+
+    async def _tokenize(self, request: web.Request) -> web.Response:
+        body = (await self._see(request)).body
+        refused = self._refuse_model(body)
+        if refused is not None:
+            return refused
+        texts = [_text(message) for message in body.get("messages") or []]
+        ids = token_ids(" ".join(texts) if "messages" in body else body.get("prompt", ""))
         return web.json_response(
-            {
-                "id": f"cmpl-{next(self._numbers)}",
-                "object": "text_completion",
-                "created": int(time.time()),
-                "model": body["model"],
-                "choices": [choice],
-                "usage": _usage(len(ids), count),
-            }
+            {"count": len(ids), "max_model_len": 2048, "tokens": ids, "token_strs": None}
         )
 
     async def _chat(self, request: web.Request) -> web.StreamResponse:
@@ -273,7 +267,9 @@ class FakeVLLM:
         finally:
             self.running -= 1
 
-    async def _stream(self, request: web.Request, answer: "_Answer") -> web.StreamResponse:
+    async def _stream(
+        self, request: web.Request, answer: "_Answer | _Completion"
+    ) -> web.StreamResponse:
         response = web.StreamResponse(
             headers={"content-type": "text/event-stream; charset=utf-8", "x-engine": "fake"}
         )
@@ -392,7 +388,10 @@ class _Answer:
         self._prompt = token_ids(" ".join(_text(message) for message in body["messages"]))
         self._factor = fake._factor(self._model)
         self._n = body.get("n") or 1
-        replied = fake.reply(self._model, body["messages"])
+        if fake.reply_to is not None:
+            replied = fake.reply_to(body)
+        else:
+            replied = fake.reply(self._model, body["messages"])
         self._text = replied if isinstance(replied, str) else None
         self._calls = [] if isinstance(replied, str) else replied
         self._wants_ids = bool(body.get("return_token_ids"))
@@ -427,6 +426,10 @@ class _Answer:
             content.append({**entry, "top_logprobs": [entry] * top})
         return {"content": content}
 
+    def _call_id(self, number: int) -> str:
+        """vLLM's default form: `call_...` is what OpenAI writes."""
+        return "chatcmpl-tool-" + hashlib.md5(f"{self._id}/{number}".encode()).hexdigest()
+
     def _finish(self, found: list[str]) -> str:
         if found[-1]:
             return "length"
@@ -445,7 +448,7 @@ class _Answer:
                 "audio": None,
                 "function_call": None,
                 "tool_calls": [
-                    {"id": f"call_{self._id}_{number}", "type": "function", "function": call}
+                    {"id": self._call_id(number), "type": "function", "function": call}
                     for number, call in enumerate(self._calls)
                 ],
                 "reasoning": None,
@@ -546,7 +549,7 @@ class _Answer:
                 function = {"name": call["name"], "arguments": ""}
                 calls.append(
                     {
-                        "id": f"call_{self._id}_{number}",
+                        "id": self._call_id(number),
                         "type": "function",
                         "index": number,
                         "function": function,
@@ -555,6 +558,134 @@ class _Answer:
             else:
                 calls.append({"index": number, "function": {"arguments": call["arguments"]}})
         return {"tool_calls": calls}
+
+
+class _Completion:
+    """The answers to a legacy completion, with vLLM's keys in vLLM's order."""
+
+    def __init__(self, fake: FakeVLLM, body: dict[str, Any], response_id: str) -> None:
+        self._body = body
+        self._head = {
+            "id": response_id,
+            "object": "text_completion",
+            "created": int(time.time()),
+            "model": body["model"],
+        }
+        self._factor = fake._factor(body["model"])
+        self._n = body.get("n") or 1
+        given = body.get("prompt", "")
+        is_one = isinstance(given, str) or all(isinstance(entry, int) for entry in given)
+        self._prompts = [given] if is_one else given
+        self._wants_ids = bool(body.get("return_token_ids"))
+        options = body.get("stream_options") or {}
+        self._wants_usage = bool(options.get("include_usage"))
+        self._wants_running_usage = self._wants_usage and bool(
+            options.get("continuous_usage_stats")
+        )
+
+    def _answers(self) -> list[tuple[list[int], str, list[str]]]:
+        """For each answer the prompt's ids, its text as echoed, and the answer's pieces."""
+        count = int(self._body.get("max_tokens") or 16)
+        found = []
+        for prompt in self._prompts:
+            ids = token_ids(prompt) if isinstance(prompt, str) else prompt
+            # Asked for ids, vLLM leaves the text out of an echo.
+            text = prompt if isinstance(prompt, str) and not self._wants_ids else ""
+            echoed = text if self._body.get("echo") else ""
+            found += [(ids, echoed, [f" ok{n or ''}"] * count) for n in range(self._n)]
+        return found
+
+    def _logprobs(
+        self, ids: list[int], found: list[str], first: int, offset: int
+    ) -> dict[str, Any] | None:
+        top = self._body.get("logprobs")
+        if top is None:
+            return None
+        values: list[float | None] = [
+            logprob(position, self._factor) for position in range(first, first + len(found))
+        ]
+        if self._body.get("echo") and not first:
+            values = [None, *prompt_logprobs(ids, self._factor), *values]
+            found = ["?"] * len(ids) + found
+        sizes = itertools.accumulate((len(piece) for piece in found[:-1]), initial=offset)
+        return {
+            "text_offset": list(sizes),
+            "token_logprobs": values,
+            "tokens": found,
+            "top_logprobs": [
+                None if value is None else {piece: value}
+                for piece, value in zip(found, values, strict=True)
+            ],
+        }
+
+    def whole(self) -> dict[str, Any]:
+        choices, prompt_total, total = [], 0, 0
+        for index, (ids, echoed, found) in enumerate(self._answers()):
+            prompt_total += 0 if index % self._n else len(ids)
+            total += len(found)
+            wants_prompt = self._body.get("prompt_logprobs") is not None
+            prompt_values = [
+                {str(token): {"logprob": value, "rank": 1, "decoded_token": "?"}}
+                for token, value in zip(ids[1:], prompt_logprobs(ids, self._factor), strict=True)
+            ]
+            choices.append(
+                {
+                    "index": index,
+                    "text": echoed + "".join(found),
+                    "logprobs": self._logprobs(ids, found, 0, 0),
+                    "finish_reason": "length",
+                    "stop_reason": None,
+                    "token_ids": token_ids("".join(found)) if self._wants_ids else None,
+                    "prompt_logprobs": [None, *prompt_values] if wants_prompt else None,
+                    "prompt_token_ids": ids if self._wants_ids else None,
+                    "routed_experts": None,
+                }
+            )
+        return {
+            **self._head,
+            "choices": choices,
+            "service_tier": None,
+            "system_fingerprint": FINGERPRINT,
+            "usage": _usage(prompt_total, total),
+            "kv_transfer_params": None,
+            "ec_transfer_params": None,
+            "metrics": None,
+        }
+
+    def chunks(self) -> Iterator[dict[str, Any]]:
+        answers = self._answers()
+        for position in range(max(len(found) for _, _, found in answers)):
+            for index, (ids, echoed, found) in enumerate(answers):
+                yield self._chunk(index, position, ids, echoed, found)
+        if self._wants_usage:
+            prompt = sum(len(ids) for ids, _, _ in answers[:: self._n])
+            usage = _usage(prompt, sum(len(found) for _, _, found in answers))
+            del usage["prompt_tokens_details"]
+            yield {**self._head, "choices": [], "usage": usage, "system_fingerprint": FINGERPRINT}
+
+    def _chunk(
+        self, index: int, position: int, ids: list[int], echoed: str, found: list[str]
+    ) -> dict[str, Any]:
+        is_first, is_last = position == 0, position == len(found) - 1
+        offset = sum(map(len, found[:position]))
+        if self._body.get("echo") and not is_first:
+            offset += len(ids)
+        returns_prompt = is_first and (self._wants_ids or self._body.get("echo"))
+        choice = {
+            "index": index,
+            "text": (echoed if is_first else "") + found[position],
+            "logprobs": self._logprobs(ids, [found[position]], position, offset),
+            "finish_reason": "length" if is_last else None,
+            "stop_reason": None,
+            "prompt_token_ids": ids if returns_prompt else None,
+            "token_ids": [token_id(found[position])] if self._wants_ids else None,
+        }
+        chunk = {**self._head, "choices": [choice]}
+        if self._wants_running_usage:
+            chunk["usage"] = _usage(len(ids), position + 1)
+        if is_last and not self._wants_usage:
+            chunk["system_fingerprint"] = FINGERPRINT
+        return chunk
 
 
 def pieces(text: str) -> list[str]:

@@ -17,8 +17,10 @@ import uvicorn
 
 from gateway.app import create_app
 from gateway.services import Services
+from gateway.spool.payload import shipped
 from gateway.spool.segments import list_segments, read_frames
 from gateway.spool.writer import Spool
+from gateway.wire.protocol import HotProtocol
 from ratchet.redis_server import find_server
 from tests.fakes.vllm import FakeVLLM
 from trajectories.connection import Redis
@@ -45,7 +47,7 @@ class Running:
         """What is in the spool, in order."""
         found: list[Transition | Feedback] = []
         for segment in list_segments(self.services.spool.directory):
-            found += [unpack_record(frame.payload) for frame in read_frames(segment)]
+            found += [unpack_record(shipped(frame.payload)) for frame in read_frames(segment)]
         return [record for record in found if isinstance(record, kind)]
 
 
@@ -82,11 +84,20 @@ def settings_for(directory: Path, upstream_url: str, **sections: Any) -> Setting
     return Settings(data_dir=directory, upstream=upstream, gateway=gateway, **sections)
 
 
+SHELLS = {"protocol": HotProtocol, "twin": "httptools"}
+
+
 @contextmanager
-def serving(app: Any) -> Iterator[str]:
-    """The app under uvicorn in a thread."""
+def serving(app: Any, shell: str = "protocol") -> Iterator[str]:
+    """The app under uvicorn in a thread, calls answered by either shell."""
     config = uvicorn.Config(
-        app, host="127.0.0.1", port=0, log_level="error", ws="none", timeout_graceful_shutdown=1
+        app,
+        host="127.0.0.1",
+        port=0,
+        log_level="error",
+        ws="none",
+        http=SHELLS[shell],
+        timeout_graceful_shutdown=1,
     )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
@@ -101,7 +112,13 @@ def serving(app: Any) -> Iterator[str]:
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Callable[..., Running]]:
+def shell() -> str:
+    """Which way calls come in; a module that holds for both parametrises it."""
+    return "protocol"
+
+
+@pytest.fixture
+def start(tmp_path: Path, shell: str) -> Iterator[Callable[..., Running]]:
     """Start gateways: `start(gateway={...}, upstream={...}, redis=...)`."""
     with ExitStack() as stack:
 
@@ -112,7 +129,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Running]]:
             settings = settings_for(tmp_path, engine.url, **sections)
             store = redis if redis is not None else fakeredis.FakeRedis()
             app = create_app(settings, redis=store)
-            url = stack.enter_context(serving(app))
+            url = stack.enter_context(serving(app, shell))
             client = stack.enter_context(httpx2.Client(base_url=url, timeout=20))
             return Running(url, app.state.services, client, engine, store)
 

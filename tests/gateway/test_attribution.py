@@ -13,7 +13,7 @@ UUID = "0b0e1a52-6a3c-4d5e-8f90-123456789abc"
 def found(
     path: PathIds | None = None, query: bytes = b"", headers: H | None = None, **body: object
 ) -> Attribution:
-    return attribute(path or PathIds(), query, headers or [], body)
+    return attribute(path or PathIds(), query, dict(headers or []), body)
 
 
 def test_the_levels_win_in_order() -> None:

@@ -83,7 +83,7 @@ def test_models_without_an_engine_are_the_aliases(start: Callable[..., Running])
     assert [e["id"] for e in running.client.get("/v1/models").json()["data"]] == ["policy"]
     assert running.client.get("/healthz").status_code == 200
     assert running.client.get("/readyz").status_code == 503
-    refused = running.client.post("/v1/embeddings", json={"input": "x"})
+    refused = running.client.post("/v1/embeddings", json={"model": "base", "input": "x"})
     assert refused.status_code == 503
 
 

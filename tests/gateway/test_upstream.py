@@ -19,7 +19,8 @@ def test_a_dead_engine_is_503_with_retry_after(start: Callable[..., Running]) ->
     assert (record.outcome, record.http_status) == (Outcome.FAILED, 503)
 
 
-def test_a_crash_before_the_answer_is_502(running: Running) -> None:
+def test_a_crash_before_the_answer_is_502(start: Callable[..., Running]) -> None:
+    running = start(breaker={"failures": 100, "share": 1.0})
     running.fake.fault = "crash_before"
     assert running.chat().status_code == 502
     assert running.chat(stream=True).status_code == 502

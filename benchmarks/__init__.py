@@ -1,0 +1,1 @@
+"""What is measured: the gateway beside others, and the spool."""

@@ -1,0 +1,1 @@
+"""The side-by-side benchmark of gateways: what `benchmarks/gateway.py` runs."""

@@ -1,0 +1,202 @@
+"""What an upstream is asked for a call, and how its answer becomes the client's.
+
+Pure, and the one place where dialects meet upstreams. An upstream that speaks
+the client's dialect gets the client's body. Our policy speaks chat, since only
+there do token ids come with the answer: everything else is translated.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from gateway.call import Call
+from gateway.dialects import completions, embeddings, messages, responses
+from gateway.dialects.chat import (
+    NO_ADDITIONS,
+    Additions,
+    may_add_usage,
+    parse_chat,
+    upstream_body,
+)
+from gateway.dialects.chat_reply import ChatReply
+from gateway.dialects.fold import Folded
+from gateway.dialects.native import EmbeddingsReply, NativeReply
+from gateway.dialects.reply import Reply
+from gateway.dialects.translated import TranslatedReply
+from gateway.errors import ApiError, bad_request
+from gateway.routing import Route
+from gateway.upstreams.table import Target
+from trajectories.settings import Dialect
+
+Body = dict[str, Any]
+
+PATHS: dict[Dialect, bytes] = {
+    "chat": b"/v1/chat/completions",
+    "completions": b"/v1/completions",
+    "responses": b"/v1/responses",
+    "messages": b"/v1/messages",
+    "embeddings": b"/v1/embeddings",
+}
+
+
+@dataclass(slots=True)
+class Asked:
+    """A request for one upstream: where it goes, its body, and what becomes of the answer."""
+
+    path: bytes
+    payload: bytes
+    reply: Reply
+    chat_form: Body | None = None  # the body as a chat request, where it was not one
+    stream_dialect: Dialect = "chat"  # what the upstream's stream is written in
+    response: responses.ResponsesAnswer | None = None  # an answer that can be asked for again
+
+
+NOT_ASKED = Asked(b"", b"", ChatReply(NO_ADDITIONS, None, ""))
+
+
+def parse(dialect: Dialect, raw: bytes, deployment: str | None) -> Body:
+    """A body of that dialect; `deployment` is a model that the path names. Raises ApiError."""
+    if dialect == "chat":
+        return parse_chat(raw, deployment)
+    if dialect == "responses":
+        return responses.parse_responses(raw, deployment)
+    if dialect == "messages":
+        return messages.parse_messages(raw)
+    if dialect == "completions":
+        return completions.parse_completions(raw, deployment)
+    return embeddings.parse_embeddings(raw, deployment)
+
+
+def ask(call: Call, target: Target, route: Route) -> Asked:
+    """The request for `target`. Raises ApiError when it cannot be said there."""
+    return _ASK[call.dialect](call, target, route)
+
+
+def error_body(dialect: Dialect, error: ApiError, request_id: str) -> bytes:
+    """An error in the shape that the clients of a dialect read."""
+    return messages.error_body(error, request_id) if dialect == "messages" else error.body
+
+
+def _ask_chat(call: Call, target: Target, route: Route) -> Asked:
+    payload, additions = _chat(call.body, target, route)
+    if payload is None:
+        payload = call.raw if route.model == call.model else _encode(_renamed(call.body, route))
+    return Asked(PATHS["chat"], payload, ChatReply(additions, route.alias, route.model))
+
+
+def _chat(body: Body, target: Target, route: Route) -> tuple[bytes | None, Additions]:
+    """A chat body with what we add to it; None when nothing has to be added."""
+    if target.kind == "vllm":
+        sent, additions = upstream_body(body, route.model)
+        return _encode(sent), additions
+    if target.kind == "openai" and may_add_usage(body):
+        options = {**(body.get("stream_options") or {}), "include_usage": True}
+        return _encode({**_renamed(body, route), "stream_options": options}), Additions(usage=True)
+    return None, NO_ADDITIONS
+
+
+def _ask_completions(call: Call, target: Target, route: Route) -> Asked:
+    if target.kind == "vllm":
+        sent, additions = completions.upstream_body(call.body, route.model)
+    else:
+        sent, additions = _renamed(call.body, route), NO_ADDITIONS
+    reply = completions.CompletionsReply(additions, route.alias)
+    chat_form = completions.chat_form(call.body)
+    return Asked(PATHS["completions"], _encode(sent), reply, chat_form, "completions")
+
+
+def _ask_embeddings(call: Call, target: Target, route: Route) -> Asked:
+    reply = EmbeddingsReply(
+        lambda _: Folded(), lambda error: error.body, model=route.model, alias=route.alias
+    )
+    return Asked(PATHS["embeddings"], _encode(_renamed(call.body, route)), reply)
+
+
+def _ask_responses(call: Call, target: Target, route: Route) -> Asked:
+    history = [*call.earlier.messages] if call.earlier else []
+    if target.is_native:
+        return _ask_natively(
+            call, route, responses.fold_response, responses.recorded_body(call.body, history)
+        )
+    body = call.body
+    if call.earlier is not None:
+        body = responses.with_references(body, call.earlier.responses)
+    elif body.get("previous_response_id") is not None:
+        wanted = body["previous_response_id"]
+        message = f"there is no response {wanted} here: it may have expired, or was not stored"
+        raise bad_request(message, "previous_response_id", "previous_response_not_found")
+    answer = responses.ResponsesAnswer(
+        body,
+        response_id=f"resp_{call.id.removeprefix('tr_')}",
+        model=call.model,
+        created_at=call.started_at,
+    )
+    reply = TranslatedReply(
+        answer, lambda error: error.body, shows_logprobs=responses.wants_logprobs(body)
+    )
+    asked = _ask_in_chat(responses.chat_body(body, history), target, route, reply)
+    asked.response = answer
+    return asked
+
+
+def _ask_messages(call: Call, target: Target, route: Route) -> Asked:
+    def refuse(error: ApiError) -> bytes:
+        return messages.error_body(error, call.id)
+
+    if target.is_native:
+        chat_form = _chat_form_of_messages(call.body)
+        return _ask_natively(call, route, messages.fold_message, chat_form, refuse)
+    answer = messages.MessagesAnswer(
+        call.body, message_id=f"msg_{call.id.removeprefix('tr_')}", model=call.model
+    )
+    return _ask_in_chat(
+        messages.chat_body(call.body), target, route, TranslatedReply(answer, refuse)
+    )
+
+
+def _ask_in_chat(chat_form: Body, target: Target, route: Route, reply: Reply) -> Asked:
+    payload, _ = _chat(chat_form, target, route)
+    if payload is None:
+        payload = _encode(_renamed(chat_form, route))
+    return Asked(PATHS["chat"], payload, reply, chat_form)
+
+
+def _ask_natively(
+    call: Call,
+    route: Route,
+    fold: Callable[[Body], Folded],
+    chat_form: Body,
+    refuse: Callable[[ApiError], bytes] = lambda error: error.body,
+) -> Asked:
+    payload = call.raw if route.model == call.model else _encode(_renamed(call.body, route))
+    reply = NativeReply(fold, refuse, model=route.model, alias=route.alias)
+    return Asked(PATHS[call.dialect], payload, reply, chat_form, call.dialect)
+
+
+def _chat_form_of_messages(body: Body) -> Body:
+    try:
+        return messages.chat_body(body)
+    except ApiError:  # what the upstream can read and we cannot stays as it is
+        return body
+
+
+def _renamed(body: Body, route: Route) -> Body:
+    return {**body, "model": route.model}
+
+
+def _encode(body: Body) -> bytes:
+    try:
+        return orjson.dumps(body)
+    except orjson.JSONEncodeError as error:
+        raise bad_request(f"the body cannot be forwarded: {error}", code="bad_json") from error
+
+
+_ASK: dict[Dialect, Callable[[Call, Target, Route], Asked]] = {
+    "chat": _ask_chat,
+    "completions": _ask_completions,
+    "responses": _ask_responses,
+    "messages": _ask_messages,
+    "embeddings": _ask_embeddings,
+}

@@ -1,0 +1,120 @@
+"""Responses that may be asked for again: `GET /v1/responses/{id}`, `previous_response_id`.
+
+The engine keeps nothing, so they are kept here: in memory for the next turn,
+which comes soon, and in Redis for all gateways. A client that said
+`store: false` has nothing kept. Losing one costs the client an error that says
+so, and no record: those travel by the spool.
+"""
+
+import logging
+from collections import OrderedDict
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from trajectories import keys
+from trajectories.connection import Redis, RedisError
+
+logger = logging.getLogger(__name__)
+
+_REMEMBERED_BYTES = 16 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class KeptResponse:
+    """A response, the chat messages that led to it and it added, and where it belongs."""
+
+    response: dict[str, Any]
+    messages: list[dict[str, Any]]
+    items: list[dict[str, Any]]
+    trajectory_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Earlier:
+    """What a call builds on."""
+
+    messages: list[dict[str, Any]]  # of the conversation that `previous_response_id` names
+    responses: list[dict[str, Any]]  # whose items it refers to
+    trajectory_id: str | None
+
+
+class ResponsesStore:
+    """Of one process. `keep` and `recall` belong to the event loop, `load` to a thread."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis: Any = redis
+        self._remembered: OrderedDict[tuple[str, str], bytes] = OrderedDict()
+        self._size = 0
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="responses")
+
+    def keep(self, tenant: str, kept: KeptResponse) -> None:
+        """Remember a response, and write it to Redis in the background."""
+        encoded = orjson.dumps(kept)
+        response_id = str(kept.response["id"])
+        self._remember((tenant, response_id), encoded)
+        self._writer.submit(self._write, tenant, response_id, encoded)
+
+    def recall(self, tenant: str, response_id: str) -> KeptResponse | None:
+        """A response that is still in memory."""
+        encoded = self._remembered.get((tenant, response_id))
+        return None if encoded is None else _decoded(encoded)
+
+    def load(self, tenant: str, response_id: str) -> KeptResponse | None:
+        """A response from memory or Redis; None also while Redis is away."""
+        found = self.recall(tenant, response_id)
+        if found is not None:
+            return found
+        try:
+            encoded = self._redis.get(keys.kept_response(tenant, response_id))
+        except RedisError as error:
+            logger.warning("a response cannot be looked up: %s", error)
+            return None
+        return None if encoded is None else _decoded(encoded)
+
+    def forget(self, tenant: str, response_id: str) -> bool:
+        """Delete a response; whether it was there. Raises RedisError."""
+        encoded = self._remembered.pop((tenant, response_id), None)
+        if encoded is not None:
+            self._size -= len(encoded)
+        # Behind the write that may still be under way.
+        deleted = self._writer.submit(
+            self._redis.delete, keys.kept_response(tenant, response_id)
+        ).result()
+        return bool(deleted) or encoded is not None
+
+    def close(self) -> None:
+        """Write what is left."""
+        self._writer.shutdown()
+
+    def _write(self, tenant: str, response_id: str, encoded: bytes) -> None:
+        try:
+            name = keys.kept_response(tenant, response_id)
+            self._redis.set(name, encoded, ex=keys.TRAJECTORY_TTL_SECONDS)
+        except RedisError as error:
+            logger.warning("a response is kept in memory only: %s", error)
+
+    def _remember(self, name: tuple[str, str], encoded: bytes) -> None:
+        self._remembered[name] = encoded
+        self._size += len(encoded)
+        while self._size > _REMEMBERED_BYTES:
+            _, oldest = self._remembered.popitem(last=False)
+            self._size -= len(oldest)
+
+
+def earlier_of(found: Iterable[KeptResponse], previous: str | None) -> Earlier:
+    """What a call builds on, out of the responses it names."""
+    by_id = {kept.response["id"]: kept for kept in found}
+    before = by_id.get(previous)
+    return Earlier(
+        messages=before.messages if before else [],
+        responses=[kept.response for kept in by_id.values()],
+        trajectory_id=before.trajectory_id if before else None,
+    )
+
+
+def _decoded(encoded: bytes) -> KeptResponse:
+    return KeptResponse(**orjson.loads(encoded))
