@@ -8,7 +8,7 @@ CLIENTS := .venv-clients
 SEED ?= 1
 
 .DEFAULT_GOAL := check
-.PHONY: check install test test-fast test-clients lint fmt types layers demo benchmark-gateway up down clean
+.PHONY: check install test test-fast test-providers test-clients lint fmt types layers demo benchmark-gateway up down clean
 
 check: lint types layers test ## all of it
 
@@ -30,6 +30,13 @@ test-fast: $(STAMP) ## the suite without the tests that start vLLM
 test-clients: $(STAMP) ## real clients, unmodified: installs them (no torch), then runs them
 	$(BIN)/python tools/client_environments.py $(CLIENTS)
 	$(BIN)/python -m pytest tests/clients tests/gateway/test_quirks.py
+
+# litellm asks for older packages than constraints.txt holds: an environment of its own.
+test-providers: ## the tests of foreign providers, with litellm
+	test -x $(VENV)/providers/bin/python || $(PYTHON) -m venv $(VENV)/providers
+	$(VENV)/providers/bin/pip install --quiet --disable-pip-version-check \
+	  -c constraints-providers.txt -e ".[gateway,workers,providers,dev]" httpx2
+	$(VENV)/providers/bin/python -m pytest tests/gateway/test_provider.py
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

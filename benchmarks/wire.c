@@ -151,7 +151,8 @@ static size_t take(struct message *m, const char *bytes, size_t length, int is_a
         } else if (m->state == CHUNK_SIZE) {
             char c = bytes[at++];
             if (isxdigit((unsigned char)c)) {
-                m->wanted = m->wanted * 16 + (isdigit((unsigned char)c) ? c - '0' : (c | 32) - 'a' + 10);
+                int digit = isdigit((unsigned char)c) ? c - '0' : (c | 32) - 'a' + 10;
+                m->wanted = m->wanted * 16 + digit;
             } else if (c == '\n') {
                 m->state = m->wanted ? CHUNK : TRAILER;
                 m->line = 0;
@@ -445,7 +446,7 @@ static int flush_out(struct peer *p) {
     return 0;
 }
 
-/* Events first..last (the last one not included) of a script, with this answer's id. */
+/* Adds these bytes of a script, with this answer's id in its places. */
 static void add_events(struct peer *p, const struct script *s, size_t from, size_t to) {
     size_t start = p->out.length;
     add(&p->out, s->bytes.bytes + from, to - from);
@@ -486,7 +487,8 @@ static void answer_chat(struct peer *p) {
     snprintf(p->id, sizeof p->id, "%0*llx", ID_DIGITS, (unsigned long long)++answers);
     if (!asks(body, "\"stream\":")) {
         const struct script *s = &wholes[flags];
-        addf(&p->out, "HTTP/1.1 200 OK\r\ndate: Thu, 01 Jan 2026 00:00:00 GMT\r\nserver: uvicorn\r\n"
+        addf(&p->out, "HTTP/1.1 200 OK\r\n"
+                      "date: Thu, 01 Jan 2026 00:00:00 GMT\r\nserver: uvicorn\r\n"
                       "content-length: %zu\r\ncontent-type: application/json\r\n\r\n",
              s->bytes.length);
         add_events(p, s, 0, s->bytes.length);
@@ -753,7 +755,8 @@ static void begin(struct client *c) {
     c->sent_ns = now_ns();
     size_t sent = 0;
     while (sent < load.request.length) { /* it is small: the socket has room for it */
-        ssize_t n = send(c->fd, load.request.bytes + sent, load.request.length - sent, MSG_NOSIGNAL);
+        size_t left = load.request.length - sent;
+        ssize_t n = send(c->fd, load.request.bytes + sent, left, MSG_NOSIGNAL);
         if (n < 0 && (errno == EAGAIN || errno == EINTR)) continue;
         if (n < 0) return; /* the reading side sees the end, and counts it */
         sent += n;

@@ -19,14 +19,14 @@ def main() -> int:
     )
     try:
         settings = load_settings()
+        serve(
+            settings,
+            host=arguments.host or settings.gateway.host,
+            port=settings.gateway.port if arguments.port is None else arguments.port,
+        )
     except SettingsError as error:
         sys.stderr.write(f"{error}\n")
         return 2
-    serve(
-        settings,
-        host=arguments.host or settings.gateway.host,
-        port=settings.gateway.port if arguments.port is None else arguments.port,
-    )
     return 0
 
 

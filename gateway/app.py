@@ -12,14 +12,19 @@ from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 from starlette.routing import Route
 
-from gateway import feedback, health, training
+from gateway import count_tokens, feedback, health, models_routes, training
 from gateway.auth import Authorised
 from gateway.clock import stop_calls, tick
 from gateway.errors import ApiError
 from gateway.metrics import Measured
-from gateway.passthrough import Models, PassThrough
+from gateway.passthrough import PassThrough
+from gateway.refusals import refusal
+from gateway.responses_routes import StoredResponses
 from gateway.services import STATE, Services, build_services
+from gateway.siblings import Siblings
 from gateway.upstream import Upstream
+from gateway.upstreams.health import watch
+from gateway.upstreams.places import watched_replicas
 from gateway.wire.bodies import ClientLeft
 from gateway.wire.paths import PrefixedPaths
 from gateway.wire.twin import Twin
@@ -30,6 +35,7 @@ logger = logging.getLogger(__name__)
 
 _SHIPPING_SECONDS = 10  # what a batch may take longer than a command that somebody waits for
 _FIRST_SNAPSHOT_SECONDS = 1.0
+_COLLECT_AFTER = (10_000, 20, 50)  # a call makes many short-lived objects, and no cycles
 
 
 def create_app(
@@ -60,9 +66,15 @@ def create_app(
     app.include_router(health.router)
     app.include_router(feedback.router)
     app.include_router(training.router)
-    app.router.routes.append(Route("/v1/models", Models(services)))
-    app.router.routes.append(Route("/v1/models/{name:path}", Models(services)))
-    app.router.routes.append(Route("/v1/{rest:path}", PassThrough(services)))
+    app.include_router(models_routes.router)
+    app.include_router(count_tokens.router)
+    stored = StoredResponses(services)
+    app.router.routes += [
+        Route("/v1/responses/{id}", stored, methods=["GET", "DELETE"]),
+        Route("/v1/responses/{id}/input_items", stored, methods=["GET"]),
+        Route("/v1/responses/{id}/cancel", stored, methods=["POST"]),
+        Route("/v1/{rest:path}", PassThrough(services)),
+    ]
 
     app.add_exception_handler(ApiError, _answer_api_error)
     app.add_exception_handler(HTTPException, _answer_http_exception)
@@ -88,28 +100,42 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[dict[str, Services]]:
         watching = asyncio.create_task(services.watcher.run(), name="snapshot")
         checking = asyncio.create_task(services.access.run(), name="access")
         ticking = asyncio.create_task(tick(services), name="clock")
+        replicas = watched_replicas(services)
+        asking = asyncio.create_task(watch(replicas, services.upstream.is_well), name="health")
+        if services.settings.gateway.workers > 1:
+            directory = services.settings.data_dir / "metrics"
+            services.siblings = Siblings(directory, lambda: health.exposition(services))
+            await services.siblings.open()
         gc.collect()
         gc.freeze()  # what is here now stays: the collector need not look at it again
+        gc.set_threshold(*_COLLECT_AFTER)
         try:
             yield {STATE: services}
         finally:
             stop_calls(services)
-            for task in (watching, checking, ticking):
+            for task in (watching, checking, ticking, asking):
                 task.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     await task
+            for server in services.servers.values():
+                await server.closed()
             await asyncio.to_thread(services.shipper.stop)
             services.responses.close()
+            if services.siblings is not None:
+                await services.siblings.close()
+            if services.tracer is not None:
+                await asyncio.to_thread(services.tracer.close)
             services.spool.close()
 
 
-def _response(error: ApiError) -> Response:
-    return Response(error.body, error.status, error.headers, media_type="application/json")
+def _response(request: Request, error: ApiError) -> Response:
+    headers, body = refusal(request.scope, error)
+    return Response(body, error.status, headers, media_type="application/json")
 
 
-async def _answer_api_error(_: Request, error: Exception) -> Response:
+async def _answer_api_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ApiError)
-    return _response(error)
+    return _response(request, error)
 
 
 async def _answer_http_exception(request: Request, error: Exception) -> Response:
@@ -118,13 +144,15 @@ async def _answer_http_exception(request: Request, error: Exception) -> Response
     code = {404: "unknown_route", 405: "method_not_allowed"}.get(error.status_code, "http_error")
     message = f"{request.method} {request.url.path}: {error.detail}"
     headers = {name.lower(): value for name, value in (error.headers or {}).items()}
-    return _response(ApiError(error.status_code, code, message, headers=headers))
+    return _response(request, ApiError(error.status_code, code, message, headers=headers))
 
 
-async def _answer_validation_error(_: Request, error: Exception) -> Response:
+async def _answer_validation_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     issue = error.errors()[0]
-    return _response(ApiError(422, "bad_value", str(issue["msg"]), param=str(issue["loc"][-1])))
+    return _response(
+        request, ApiError(422, "bad_value", str(issue["msg"]), param=str(issue["loc"][-1]))
+    )
 
 
 async def _answer_nobody(_: Request, error: Exception) -> Response:
@@ -133,4 +161,4 @@ async def _answer_nobody(_: Request, error: Exception) -> Response:
 
 async def _answer_bug(request: Request, error: Exception) -> Response:
     logger.error("a request failed", exc_info=error, extra={"path": request.url.path})
-    return _response(ApiError(500, "internal_error", "the gateway failed; see its log"))
+    return _response(request, ApiError(500, "internal_error", "the gateway failed; see its log"))

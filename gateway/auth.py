@@ -10,15 +10,18 @@ from collections.abc import Iterable
 from fastapi import Request
 
 from gateway.access import ADMIN, FEEDBACK, INFERENCE, MODELS, READ, Access, Caller
-from gateway.errors import ApiError, Application, Receive, Scope, Send, send_error
+from gateway.errors import ApiError, Application, Receive, Scope, Send
+from gateway.refusals import refuse
 from trajectories.access import TENANT
 
 __all__ = ["TENANT", "Authorised", "caller_of", "needed_scope", "offered_keys"]
 
 OPEN_PATHS = frozenset({"/healthz", "/readyz", "/metrics"})
-BASE_PATHS = frozenset({"/", "/v1", "/v1/"})  # some clients probe theirs before they have a key
+BASE_PATH = "/"  # some clients probe theirs before they have a key
+STATE = "caller"
 _READING = frozenset({"GET", "HEAD"})
-_STATE = "caller"
+# These look themselves at which model is asked for.
+_CHECKED_LATER = ("/v1/messages/count_tokens", "/v1/responses")
 
 
 def offered_keys(headers: Iterable[tuple[bytes, bytes]]) -> list[bytes]:
@@ -39,13 +42,13 @@ def offered_keys(headers: Iterable[tuple[bytes, bytes]]) -> list[bytes]:
 def needed_scope(method: str, path: str) -> str | None:
     """The scope that a canonical path needs; None: it is open to all."""
     is_reading = method in _READING
-    if (is_reading and path in OPEN_PATHS) or (method == "HEAD" and path in BASE_PATHS):
+    if (is_reading and path in OPEN_PATHS) or (method == "HEAD" and path == BASE_PATH):
         return None
     if path == "/v1/feedback":
         return FEEDBACK
     if is_reading and _is_below(path, "/v1/feedback", "/v1/trajectories", "/training/status"):
         return READ
-    if is_reading and _is_below(path, "/v1/models"):
+    if is_reading and _is_below(path, "/v1/models", "/v1/deployments"):
         return MODELS
     if _is_below(path, "/v1/feedback", "/v1/trajectories"):
         return ADMIN
@@ -60,7 +63,7 @@ def _is_below(path: str, *roots: str) -> bool:
 
 def caller_of(request: Request) -> Caller:
     """On whose behalf a FastAPI route is asked; a dependency."""
-    found: Caller = request.scope["state"][_STATE]
+    found: Caller = request.scope["state"][STATE]
     return found
 
 
@@ -78,11 +81,12 @@ class Authorised:
                 try:
                     keys = offered_keys(scope["headers"])
                     caller = self._access.authorise(keys, needed, time.monotonic())
-                    if needed == INFERENCE and scope["method"] not in _READING:
+                    is_asking = needed == INFERENCE and scope["method"] not in _READING
+                    if is_asking and not _is_below(scope["path"], *_CHECKED_LATER):
                         # Which model these bodies ask for is not known here.
                         caller.check_model(None)
                 except ApiError as error:
-                    await send_error(send, error)
+                    await refuse(scope, send, error)
                     return
-                scope.setdefault("state", {})[_STATE] = caller
+                scope.setdefault("state", {})[STATE] = caller
         await self._app(scope, receive, send)

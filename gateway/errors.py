@@ -80,13 +80,3 @@ async def send_bytes(send: Send, status: int, headers: Headers, body: bytes) -> 
     length = (b"content-length", str(len(body)).encode())
     await send({"type": "http.response.start", "status": status, "headers": [*headers, length]})
     await send({"type": "http.response.body", "body": body})
-
-
-async def send_error(send: Send, error: ApiError, headers: Headers | None = None) -> None:
-    """Answer with `error` over bare ASGI."""
-    all_headers = [
-        (b"content-type", b"application/json"),
-        *((name.encode(), value.encode()) for name, value in error.headers.items()),
-        *(headers or []),
-    ]
-    await send_bytes(send, error.status, all_headers, error.body)

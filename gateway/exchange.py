@@ -21,13 +21,17 @@ from gateway.dialects.responses import named_responses
 from gateway.errors import ApiError
 from gateway.reception import Incoming, receive
 from gateway.responses_store import earlier_of
+from gateway.routing import Route
 from gateway.services import Services
-from gateway.spool.payload import stream_payload, whole_payload
+from gateway.spool.payload import FOLDS, stream_payload, whole_payload
+from gateway.tracing import CallSpan
 from gateway.upstreams.balance import Replica
 from gateway.upstreams.breaker import FAILURE_STATUSES
 from gateway.upstreams.pool import Carrier, RawHeaders
 from gateway.wire.headers import returned_headers
+from trajectories.ids import new_id
 from trajectories.model import Outcome
+from trajectories.settings import Dialect
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +59,14 @@ class Client(Protocol):
 
     def abort(self) -> None:
         """Hang up: the client does not read."""
+
+
+def refuse(dialect: Dialect, error: ApiError, client: Client, services: Services) -> None:
+    """Answer a request that is no call yet."""
+    request_id = new_id("tr")
+    head = b"%bx-request-id: %b\r\n" % (error.head, request_id.encode())
+    services.metrics.calls.add(dialect, error.status, 0.0)
+    client.reply(error.status, head, error_body(dialect, error, request_id))
 
 
 class _Phase(Enum):
@@ -90,6 +102,7 @@ class Exchange:
         "_server",
         "_services",
         "_size",
+        "_span",
         "_status",
         "_target",
         "_targets",
@@ -113,6 +126,7 @@ class Exchange:
         self._first_byte: float | None = None
         self._ended: float | None = None  # when the upstream's last byte came
         self._head = b""
+        self._span: CallSpan | None = None
 
     # -- what the shell calls ------------------------------------------------------
 
@@ -120,17 +134,18 @@ class Exchange:
         """Understand a request that is whole, and send it on."""
         services = self._services
         try:
-            self._call = call = receive(request, services)
+            self._call = call = receive(request)
             self._targets = services.table.targets(call.model, call.dialect)
         except ApiError as error:
             self._phase = _Phase.OVER
-            services.metrics.calls.add(request.dialect, error.status, 0.0)
-            body = error_body(request.dialect, error, "")
-            self._client.reply(error.status, error.head, body)
+            refuse(request.path.dialect, error, self._client, services)
             return
         services.exchanges.add(self)
         services.retries.count(call.started)
+        if services.tracer is not None:
+            self._span = services.tracer.start(call)
         if call.dialect == "responses" and (named := named_responses(call.body)):
+            self._route = Route(call.model)  # until it is known what it builds on
             self._deadline = call.started + _RECALL_SECONDS
             self._recalling = asyncio.ensure_future(self._recall(named))
         else:
@@ -230,6 +245,8 @@ class Exchange:
         self._phase = _Phase.CONNECTING
         self._last_moment = now + self._server.total_seconds
         self._deadline = now + self._server.connect_seconds
+        if self._span is not None:
+            self._span.ask(self._target, self._route, self._replica.url)
         self._server.send(self._replica, self, self._asked, call)
 
     def _ask_the_next(self, error: ApiError) -> None:
@@ -296,7 +313,10 @@ class Exchange:
             self._release(is_well=True)
             self._services.metrics.fallbacks.inc()
             self._route = self._services.base_route(self._call)
-            self._ask()
+            try:
+                self._ask()
+            except ApiError as refused:
+                self._ask_the_next(refused)
             return
         if status in _ANSWERED_BY_THE_NEXT and self._target is not self._targets[-1]:
             self._cancel()
@@ -305,6 +325,8 @@ class Exchange:
             return
         self._status = status
         self._phase = _Phase.WAITING
+        # A server may send its head at once, and then think for as long as it may.
+        self._deadline = min(self._sent + self._server.first_byte_seconds, self._last_moment)
         kind = next((value for name, value in headers if name == b"content-type"), b"")
         self._is_streamed = status == 200 and kind.startswith(b"text/event-stream")
         self._head = returned_headers(headers) + self._own_head()
@@ -318,22 +340,28 @@ class Exchange:
             self._phase = _Phase.ANSWERING
         if not self._is_paused:
             self._deadline = min(now + self._server.idle_seconds, self._last_moment)
-        self._size += len(piece)
-        if self._size <= MAX_ANSWER_BYTES:
-            self._pieces.append(piece)
-        elif not self._is_streamed:
+        if self._is_streamed:
+            self._take_events(piece, is_last)
+        elif not self._keep(piece):
             self._cancel()
             message = f"the upstream's answer is larger than {MAX_ANSWER_BYTES} bytes"
             self._fail(ApiError(502, "upstream_too_large", message))
-            return
-        if self._is_streamed:
-            self._take_events(piece, is_last)
         elif is_last:
             self._finish_whole()
+
+    def _keep(self, piece: bytes) -> bool:
+        """Keep bytes of the answer, if there are not too many."""
+        self._size += len(piece)
+        if self._size > MAX_ANSWER_BYTES:
+            return False
+        self._pieces.append(piece)
+        return True
 
     def _take_events(self, piece: bytes, is_last: bool) -> None:
         reply = self._asked.reply
         cleaned = reply.feed(piece)
+        if reply.needs_bytes:
+            self._keep(piece)
         if is_last:
             self._finish(cleaned)
             return
@@ -380,6 +408,10 @@ class Exchange:
     # -- ends that are none --------------------------------------------------------
 
     def _on_deadline(self, now: float) -> None:
+        if not self._tries:
+            message = "the responses that this one builds on could not be read in time"
+            self._break_off(ApiError(503, "responses_unavailable", message, retry_after=1))
+            return
         server = self._server
         if self._is_paused:
             self._give_up(f"read nothing for {self._services.settings.gateway.write_seconds:g} s")
@@ -468,6 +500,8 @@ class Exchange:
         if usage:
             services.spend(call.caller, usage)
         services.metrics.outcomes.add(outcome or _outcome_of(folded))
+        if self._span is not None:
+            self._span.end(status or self._status, outcome, usage, lambda: self._answer(folded))
         if not call.is_recorded:
             return
         ending = Ending(
@@ -483,11 +517,22 @@ class Exchange:
             record = record_of(
                 call, self._route, ending, gateway=services.gateway_id, chat_form=asked.chat_form
             )
-            if self._is_streamed:
-                return stream_payload(record, asked.stream_dialect, b"".join(self._pieces))
-            return whole_payload(record, folded or Folded())
+            if folded is not None or not self._is_streamed:
+                return whole_payload(record, folded or Folded())
+            if not asked.reply.needs_bytes:
+                return whole_payload(record, asked.reply.folded())
+            return stream_payload(record, asked.stream_dialect, b"".join(self._pieces))
 
         services.recorder.record(call.id, payload)
+
+    def _answer(self, folded: Folded | None) -> Folded:
+        """What was answered, for a span; as slow as a stream is long."""
+        reply = self._asked.reply
+        if folded is not None or not self._is_streamed:
+            return folded or Folded()
+        if not reply.needs_bytes:
+            return reply.folded()
+        return FOLDS[self._asked.stream_dialect](b"".join(self._pieces))
 
     def _own_head(self) -> bytes:
         call, route = self._call, self._route

@@ -12,6 +12,8 @@ from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from gateway.feedback import Shared
+from gateway.services import Services
+from gateway.upstreams.places import is_serving
 
 router = APIRouter()
 
@@ -24,15 +26,15 @@ async def live() -> JSONResponse:
 @router.get("/readyz")
 async def ready(services: Shared) -> JSONResponse:
     """200 when calls can be answered; "degraded" when learning cannot keep up."""
-    is_serving = await services.upstream.is_reachable()
+    is_engine_well = await is_serving(services)
     is_recording = not (services.recorder.is_failing or services.spool.is_full)
     has_redis = services.watcher.is_connected
     is_recording_enough = is_recording or services.settings.gateway.durability != "required"
-    is_ready = is_serving and is_recording_enough
+    is_ready = is_engine_well and is_recording_enough
     status = "not ready" if not is_ready else "ready" if is_recording and has_redis else "degraded"
     content: dict[str, Any] = {
         "status": status,
-        "upstream": is_serving,
+        "upstream": is_engine_well,
         "spool": is_recording,
         "redis": has_redis,
         "gateway": services.gateway_id,
@@ -42,7 +44,14 @@ async def ready(services: Shared) -> JSONResponse:
 
 @router.get("/metrics")
 async def metrics(services: Shared) -> Response:
-    """For Prometheus. Gauges are read now; everything else was counted as it happened."""
+    """For Prometheus, all processes of this gateway together."""
+    siblings = services.siblings
+    content = exposition(services) if siblings is None else await siblings.render_all()
+    return Response(content, media_type=CONTENT_TYPE_LATEST)
+
+
+def exposition(services: Services) -> bytes:
+    """What this process counts. Gauges are read now; all else was counted as it happened."""
     found = services.metrics
     found.in_flight.clear()
     for version, count in services.in_flight.by_version().items():
@@ -50,15 +59,10 @@ async def metrics(services: Shared) -> Response:
     found.spool_unshipped.set(services.spool.unshipped)
     found.spool_bytes.set(services.spool.size_bytes)
     found.revision.set(services.watcher.snapshot.revision)
-    return Response(found.render(), media_type=CONTENT_TYPE_LATEST)
+    return found.render()
 
 
 @router.head("/")
 async def base() -> Response:
     """Some clients probe their base URL before they have a key."""
-    return Response()
-
-
-@router.head("/v1")
-async def versioned_base() -> Response:
     return Response()

@@ -19,6 +19,8 @@ _ADDED_SECONDS = (0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.02, 0.
 _ROUTES = {
     "/v1/feedback": "feedback",
     "/v1/models": "models",
+    "/v1/deployments": "models",
+    "/v1/messages/count_tokens": "count_tokens",
     "/v1/trajectories": "trajectories",
     "/training/status": "training",
     "/training/trigger": "training",
@@ -169,7 +171,9 @@ def route_label(path: str) -> str:
     found = _ROUTES.get(path)
     if found is not None:
         return found
-    if path.startswith(("/v1/feedback/", "/v1/trajectories/")):
+    if path.startswith("/v1/responses/"):
+        return "stored_responses"
+    if path.startswith(("/v1/feedback/", "/v1/trajectories/", "/v1/models/")):
         return path.split("/")[2]
     return "v1" if path.startswith("/v1/") else "other"
 

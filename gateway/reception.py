@@ -1,6 +1,7 @@
-"""From a request that is whole to a call: who asks, what, and as part of what.
+"""From a request to a call: who asks, what, and as part of what.
 
-The dictionary look-ups of the hot path, in one place. Raises ApiError; waits
+The dictionary look-ups of the hot path, in one place. A caller is admitted by
+its headers alone, before a byte of the body is taken in. Raises ApiError; waits
 for nothing.
 """
 
@@ -8,44 +9,53 @@ import time
 from dataclasses import dataclass
 from zlib import crc32
 
-from gateway.attribution import PathIds, attribute
+from gateway.access import INFERENCE, Caller
+from gateway.attribution import attribute
 from gateway.call import Call
 from gateway.dialects.asking import parse
 from gateway.services import Services
-from gateway.wire.headers import RawHeaders, read_headers
+from gateway.wire.headers import RequestHeaders
+from gateway.wire.hot import HotPath
 from trajectories.ids import new_id, trajectory_id
-from trajectories.settings import Dialect
 
 _NO = (b"0", b"false")
-_MAX_ATTEMPTS = 1000
+_TOLD_BY = 1000  # characters that tell one conversation from another
 
 
 @dataclass(slots=True)
 class Incoming:
-    """A request as either shell took it in. Header names are in lower case."""
+    """A request that is whole, of a caller that was admitted."""
 
-    dialect: Dialect
-    path_ids: PathIds
-    query: bytes
-    headers: RawHeaders
+    path: HotPath
+    headers: RequestHeaders
+    caller: Caller
     body: bytes
 
 
-def receive(request: Incoming, services: Services) -> Call:
-    """Authorise, parse, attribute. Raises ApiError."""
-    started = time.monotonic()
-    headers = read_headers(request.headers)
-    known = headers.known
-    caller = services.access.authorise(headers.credentials, "inference", started)
+def admit(headers: RequestHeaders, services: Services) -> Caller:
+    """Whose request it is. Raises ApiError when it is not to be served."""
+    caller = services.access.authorise(headers.credentials, INFERENCE, time.monotonic())
     services.recorder.check_room()
-    body = parse(request.dialect, request.body, request.path_ids.deployment)
+    return caller
+
+
+def receive(request: Incoming) -> Call:
+    """Parse, and attribute. Raises ApiError."""
+    started = time.monotonic()
+    headers, caller, path = request.headers, request.caller, request.path
+    known = headers.known
+    body = parse(path.dialect, request.body, path.path_ids.deployment)
     caller.check_model(body["model"])
-    found = attribute(request.path_ids, request.query, known, body)
+    found = attribute(path.path_ids, path.query, known, body)
     is_named = found.session is not None or found.task is not None
-    trajectory = trajectory_id(caller.tenant, session=found.session, task=found.task)
+    call_id = new_id("tr")
+    if is_named:
+        trajectory = trajectory_id(caller.tenant, session=found.session, task=found.task)
+    else:
+        trajectory = "traj" + call_id[2:]  # as fresh as the call
     return Call(
-        id=new_id("tr"),
-        dialect=request.dialect,
+        id=call_id,
+        dialect=path.dialect,
         caller=caller,
         started_at=time.time(),
         started=started,
@@ -53,7 +63,7 @@ def receive(request: Incoming, services: Services) -> Call:
         body=body,
         model=body["model"],
         passed_on=headers.passed_on,
-        query=_passed_on_query(request.query),
+        query=_passed_on_query(path.query),
         attribution=found,
         trajectory_id=trajectory,
         affinity=crc32(trajectory.encode()) if is_named else _conversation(caller.key_id, body),
@@ -61,7 +71,9 @@ def receive(request: Incoming, services: Services) -> Call:
         attempt=_attempt(known.get(b"x-stainless-retry-count")),
         # Any value but an explicit no opts out: better to learn too little.
         is_trainable=caller.is_trainable and not _is_set(known.get(b"x-ratchet-no-train")),
-        is_recorded=caller.is_recorded and not _is_set(known.get(b"x-ratchet-no-record")),
+        is_recorded=caller.is_recorded
+        and path.dialect != "embeddings"  # nothing was said that could be learned from
+        and not _is_set(known.get(b"x-ratchet-no-record")),
     )
 
 
@@ -83,8 +95,8 @@ def _conversation(key_id: str | None, body: dict[str, object]) -> int:
             if isinstance(message, dict) and message.get("role") not in ("system", "developer"):
                 content = message.get("content")
                 text = content if isinstance(content, str) else repr(content)
-                return crc32(text.encode("utf-8", "replace"), crc32((key_id or "").encode()))
-    return crc32(str(messages)[:1000].encode("utf-8", "replace"))
+                return crc32(f"{key_id} {text[:_TOLD_BY]}".encode("utf-8", "replace"))
+    return crc32(str(messages)[:_TOLD_BY].encode("utf-8", "replace"))
 
 
 def _passed_on_query(query: bytes) -> bytes:

@@ -12,11 +12,15 @@ from gateway.metrics import Metrics
 from gateway.recorder import Recorder
 from gateway.responses_store import KeptResponse, ResponsesStore
 from gateway.routing import InFlight, Route, Stickiness, at_version, choose
+from gateway.siblings import Siblings
 from gateway.snapshot import SnapshotWatcher
 from gateway.spool.shipper import Shipper
 from gateway.spool.writer import Spool
+from gateway.tracing import Tracer, open_tracer
 from gateway.upstream import Upstream
 from gateway.upstreams.budget import RetryBudget
+from gateway.upstreams.foreign import Foreign
+from gateway.upstreams.provider import Provider
 from gateway.upstreams.server import Server
 from gateway.upstreams.table import Table, Target
 from gateway.wire.hot import HotPaths
@@ -50,7 +54,9 @@ class Services:
     conversations: Stickiness
     responses: ResponsesStore
     table: Table
-    servers: dict[str, Server]
+    servers: dict[str, Server | Foreign]
+    tracer: Tracer | None = None
+    siblings: Siblings | None = None
     retries: RetryBudget = field(default_factory=RetryBudget)
     hot_paths: HotPaths = field(default_factory=HotPaths)
     exchanges: set[Any] = field(default_factory=set)  # calls that run
@@ -152,12 +158,13 @@ def build_services(
         responses=ResponsesStore(redis),
         table=Table(settings),
         servers=build_servers(settings),
+        tracer=open_tracer(settings, spool.producer),
     )
 
 
-def build_servers(settings: Settings) -> dict[str, Server]:
-    """Every upstream by its name."""
-    servers = {
+def build_servers(settings: Settings) -> dict[str, Server | Foreign]:
+    """Every upstream by its name. Raises SettingsError where litellm is asked for and not there."""
+    servers: dict[str, Server | Foreign] = {
         POLICY: Server(
             POLICY,
             settings.upstream.engines,
@@ -167,6 +174,10 @@ def build_servers(settings: Settings) -> dict[str, Server]:
         )
     }
     for name, upstream in settings.upstreams.items():
+        if upstream.kind == "litellm":
+            provider = Provider(upstream)
+            servers[name] = Foreign(name, provider, patience=upstream, breaker=settings.breaker)
+            continue
         key = upstream.api_key
         credentials = b"x-api-key: %b\r\n" % key.encode() if key else b""
         servers[name] = Server(

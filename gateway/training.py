@@ -18,6 +18,7 @@ from gateway.errors import ApiError
 from gateway.feedback import Raw, Shared
 from gateway.feedback_body import invalid
 from gateway.services import Services
+from gateway.upstreams.places import is_serving
 from trajectories import keys
 from trajectories.connection import RedisError
 from trajectories.ids import new_id
@@ -40,12 +41,12 @@ class Trigger(BaseModel):
 @router.get("/training/status")
 async def training_status(services: Shared) -> JSONResponse:
     """How learning goes, as far as it can be seen from here."""
-    is_serving = await services.upstream.is_reachable()
+    is_engine_well = await is_serving(services)
     try:
         content = await asyncio.to_thread(_learning, services)
     except RedisError:
         content = {"redis_available": False, "trainer_available": False}
-    content["vllm_available"] = is_serving
+    content["vllm_available"] = is_engine_well
     content["policy"] = _policy(services.watcher.snapshot)
     return JSONResponse(content)
 

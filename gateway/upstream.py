@@ -1,4 +1,4 @@
-"""HTTP to the inference engine: one pooled client, three time-outs, clear errors.
+"""HTTP to upstreams beside the hot path: one pooled client, three time-outs, clear errors.
 
 Plain bytes both ways. Credentials, our own headers and hop-by-hop headers stay
 here; redirects are not followed; nothing is retried.
@@ -6,9 +6,11 @@ here; redirects are not followed; nothing is retried.
 
 import asyncio
 from collections.abc import AsyncIterable, Iterable
-from typing import Self
+from dataclasses import dataclass
+from typing import Any, Self
 
 import aiohttp
+import orjson
 from yarl import URL
 
 from gateway.errors import ApiError, Headers
@@ -39,11 +41,20 @@ _OURS = "x-ratchet-"
 
 
 class UpstreamCut(Exception):
-    """The engine broke off, or fell silent, in the middle of an answer."""
+    """The upstream broke off, or fell silent, in the middle of an answer."""
 
 
-def request_headers(headers: Iterable[tuple[bytes, bytes]], api_key: str | None) -> dict[str, str]:
-    """What goes to the engine of what the client sent."""
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a request goes, and as whom."""
+
+    url: str
+    api_key: str | None = None
+    is_anthropic: bool = False  # it takes the key as `x-api-key`
+
+
+def request_headers(headers: Iterable[tuple[bytes, bytes]], place: Place) -> dict[str, str]:
+    """What goes upstream of what the client sent."""
     pairs = [(name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in headers]
     listed = {
         token.strip().lower()
@@ -58,13 +69,15 @@ def request_headers(headers: Iterable[tuple[bytes, bytes]], api_key: str | None)
         sent[name] = f"{sent[name]}, {value}" if name in sent else value
     # A compressed answer could not be cleaned, and not every client can read one.
     sent["accept-encoding"] = "identity"
-    if api_key is not None:
-        sent["authorization"] = f"Bearer {api_key}"
+    if place.api_key and place.is_anthropic:
+        sent["x-api-key"] = place.api_key
+    elif place.api_key:
+        sent["authorization"] = f"Bearer {place.api_key}"
     return sent
 
 
 def response_headers(response: aiohttp.ClientResponse) -> Headers:
-    """What goes back to the client of what the engine sent."""
+    """What goes back to the client of what the upstream sent."""
     return [
         (name.lower(), value)
         for name, value in response.raw_headers
@@ -74,11 +87,10 @@ def response_headers(response: aiohttp.ClientResponse) -> Headers:
 
 
 class Upstream:
-    """The engine behind the gateway. Open it inside the event loop."""
+    """A client for any upstream, as patient as `[upstream]` says. Open it inside the event loop."""
 
     def __init__(self, settings: UpstreamSettings) -> None:
         self._settings = settings
-        self._base = settings.url.rstrip("/")
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
@@ -95,28 +107,28 @@ class Upstream:
         if self._session is not None:
             await self._session.close()
 
-    @property
-    def api_key(self) -> str | None:
-        return self._settings.api_key
-
     async def request(
         self,
         method: str,
+        place: Place,
         path: str,
         *,
-        headers: dict[str, str],
+        headers: Iterable[tuple[bytes, bytes]] = (),
         body: bytes | AsyncIterable[bytes] | None = None,
         first_byte_seconds: float | None = None,
     ) -> aiohttp.ClientResponse:
-        """Send a request and wait for the status line. Raises ApiError 502, 503 or 504."""
+        """Send a request and wait for the status line; `headers` are the client's.
+
+        Raises ApiError 502, 503 or 504.
+        """
         assert self._session is not None, "the upstream is not open"
         limit = first_byte_seconds or self._settings.first_byte_seconds
         try:
             async with asyncio.timeout(limit):
                 return await self._session.request(
                     method,
-                    URL(self._base + path, encoded=True),
-                    headers=headers,
+                    URL(place.url.rstrip("/") + path, encoded=True),
+                    headers=request_headers(headers, place),
                     data=body,
                     allow_redirects=False,
                 )
@@ -124,16 +136,16 @@ class Upstream:
             raise ApiError(
                 504,
                 "upstream_timeout",
-                "no connection to the inference engine in time",
+                "no connection to the upstream in time",
                 retry_after=1,
                 headers={"x-should-retry": "true"},
             ) from error
         except aiohttp.ClientConnectorError as error:
-            message = "the inference engine cannot be reached"
+            message = "the upstream cannot be reached"
             raise ApiError(503, "upstream_down", message, retry_after=1) from error
         except (aiohttp.ClientError, OSError) as error:
             if isinstance(error, TimeoutError):
-                message = f"the inference engine did not answer within {limit:g} seconds"
+                message = f"the upstream did not answer within {limit:g} seconds"
                 raise ApiError(
                     504,
                     "upstream_timeout",
@@ -141,7 +153,7 @@ class Upstream:
                     retry_after=1,
                     headers={"x-should-retry": "true"},
                 ) from error
-            message = "the inference engine broke off before it answered"
+            message = "the upstream broke off before it answered"
             raise ApiError(502, "upstream_broke_off", message, retry_after=1) from error
 
     async def read(self, response: aiohttp.ClientResponse) -> bytes:
@@ -151,13 +163,9 @@ class Upstream:
                 return await response.content.readany()
         except TimeoutError as error:
             silence = self._settings.idle_seconds
-            raise UpstreamCut(
-                f"the inference engine sent nothing for {silence:g} seconds"
-            ) from error
+            raise UpstreamCut(f"the upstream sent nothing for {silence:g} seconds") from error
         except (aiohttp.ClientError, OSError) as error:
-            raise UpstreamCut(
-                "the inference engine broke off in the middle of its answer"
-            ) from error
+            raise UpstreamCut("the upstream broke off in the middle of its answer") from error
 
     async def read_all(self, response: aiohttp.ClientResponse) -> bytes:
         """The rest of an answer. Raises UpstreamCut."""
@@ -166,12 +174,31 @@ class Upstream:
             pieces.append(piece)
         return b"".join(pieces)
 
-    async def is_reachable(self) -> bool:
-        """Whether the engine says it is well, within two seconds."""
+    async def ask(
+        self, method: str, place: Place, path: str, content: Any = None, *, seconds: float = 5
+    ) -> tuple[int, dict[str, Any]]:
+        """A question of our own: JSON both ways; the status, and the object that came.
+
+        Raises ApiError 502, 503 or 504, also for an answer that is no JSON.
+        """
+        headers = [] if content is None else [(b"content-type", b"application/json")]
+        body = None if content is None else orjson.dumps(content)
+        response = await self.request(
+            method, place, path, headers=headers, body=body, first_byte_seconds=seconds
+        )
         try:
-            response = await self.request(
-                "GET", "/health", headers=request_headers([], self.api_key), first_byte_seconds=2
-            )
+            found = orjson.loads(await self.read_all(response))
+        except (UpstreamCut, orjson.JSONDecodeError) as error:
+            message = "the upstream's answer cannot be read"
+            raise ApiError(502, "upstream_garbage", message, retry_after=1) from error
+        finally:
+            response.release()
+        return response.status, found if isinstance(found, dict) else {}
+
+    async def is_well(self, url: str) -> bool:
+        """Whether an engine at `url` says so, within two seconds."""
+        try:
+            response = await self.request("GET", Place(url), "/health", first_byte_seconds=2)
         except ApiError:
             return False
         response.release()

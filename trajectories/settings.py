@@ -196,6 +196,17 @@ class BreakerSettings(Section):
     open_seconds: float = Field(5, gt=0, description="How long it is open before one call may try")
 
 
+class TracingSettings(Section):
+    """Spans for OpenTelemetry, one for each call: docs/tracing.md."""
+
+    endpoint: str | None = Field(
+        None,
+        pattern=r"^https?://",
+        description="Where spans go, by OTLP over HTTP, such as http://127.0.0.1:4318/v1/traces;"
+        " unset: no tracing",
+    )
+
+
 class RewardSettings(Section):
     """How signals and votes become one number."""
 
@@ -322,6 +333,7 @@ class Settings(BaseSettings):
     ] = Field({}, description="Other servers, by name")
     routes: dict[str, RouteSettings] = Field({}, description="Model names of clients")
     breaker: BreakerSettings = BreakerSettings()
+    tracing: TracingSettings = TracingSettings()
     rewards: RewardSettings = RewardSettings()
     trainer: TrainerSettings = TrainerSettings()
     engine: EngineSettings = EngineSettings()

@@ -22,7 +22,7 @@ from benchmarks.gateway_bench.machine import this_machine
 from benchmarks.gateway_bench.peers import NAMES
 from benchmarks.gateway_bench.rounds import Plan, idle_shares, names_with_direct, visits
 from benchmarks.gateway_bench.rows import ORDER, Visit, as_json, as_sample, rows_of
-from benchmarks.gateway_bench.table import tables, verdict_table
+from benchmarks.gateway_bench.table import tables, verdict_cells, verdict_table
 from benchmarks.gateway_bench.traffic import scenario_named
 
 CACHE = Path("~/.cache/ratchet-benchmark").expanduser()
@@ -178,8 +178,10 @@ def conclude(
     rows = rows_of(found)
     if not rows:
         return
-    for table in [*tables(rows, bench.missing), verdict_table(rows)]:
+    for table in tables(rows, bench.missing):
         console.print(table)
+    if verdict_cells(rows):
+        console.print(verdict_table(rows))
     for name, reason in bench.missing.items():
         console.print(f"missing: {name}: {reason}", markup=False)
     for row in rows:

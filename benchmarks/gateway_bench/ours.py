@@ -14,7 +14,7 @@ import time
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
@@ -67,13 +67,14 @@ class Ratchet(Running):
     """The gateway with what counts its records."""
 
     consumer: Consumer | None = None
-    answered: int = field(default=0)
+    answered: int = 0
+    patience_seconds: float = RECORD_SECONDS
 
     def settle(self, requests: int) -> None:
         """Wait until every answered call is in Redis. Raises BenchmarkError if one is missing."""
         assert self.consumer is not None
         self.answered += requests
-        deadline = time.monotonic() + RECORD_SECONDS
+        deadline = time.monotonic() + self.patience_seconds
         while (found := self.consumer.count()) < self.answered and time.monotonic() < deadline:
             time.sleep(0.05)
         if found != self.answered:

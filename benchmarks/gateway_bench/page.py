@@ -120,7 +120,9 @@ def comparison(
 ) -> str:
     """The section of the side-by-side run."""
     named = ", ".join(f"{name} {version}" for name, version in versions.items())
-    parts = [how, f"Versions: {named}.", markdown(VERDICT_COLUMNS, verdict_cells(rows))]
+    parts = [how, f"Versions: {named}."]
+    if promised := verdict_cells(rows):
+        parts.append(markdown(VERDICT_COLUMNS, promised))
     for (scenario, clients), group in grouped(rows).items():
         heading = f"### {title(scenario, clients)}"
         lines = [cells(row) for row in group]

@@ -114,12 +114,13 @@ def visit(
 
 def idle_shares(gateways: Sequence[Running], seconds: float) -> dict[str, float]:
     """CPU seconds a second of each gateway while nobody asks."""
-    before = {gateway.name: gateway.gauge().cpu_seconds for gateway in gateways}
-    time.sleep(seconds)
+    running = [gateway for gateway in gateways if gateway.server is not None]
+    before = [gateway.gauge().cpu_seconds for gateway in running]
+    if running:
+        time.sleep(seconds)
     return {
-        gateway.name: (gateway.gauge().cpu_seconds - before[gateway.name]) / seconds
-        for gateway in gateways
-        if gateway.server is not None
+        gateway.name: (gateway.gauge().cpu_seconds - cpu) / seconds
+        for gateway, cpu in zip(running, before, strict=True)
     }
 
 

@@ -17,7 +17,9 @@ _SYSTEM = (
     "You are the support assistant of a small software company. Answer briefly and kindly, in plain"
     " words, and never promise what the documents below do not say. Invoices are sent on the first"
     " working day of a month. Refunds are possible within thirty days. A licence may be moved to"
-    " another machine twice a year, and a person answers the telephone from nine until five."
+    " another machine twice a year, and a person answers the telephone from nine until five. Ask"
+    " for a customer's number before you look at an account, and hand over to a person when you"
+    " are asked to."
 )
 _FIRST = "Hello, I am customer ######## and I cannot find last month's invoice. Where would it be?"
 _ANSWER = (

@@ -11,6 +11,7 @@ from typing import Any
 
 import orjson
 
+from gateway.attribution import BODY_ID_FIELDS
 from gateway.call import Call
 from gateway.dialects import completions, embeddings, messages, responses
 from gateway.dialects.chat import (
@@ -31,6 +32,7 @@ from gateway.upstreams.table import Target
 from trajectories.settings import Dialect
 
 Body = dict[str, Any]
+_BODY_IDS = frozenset(BODY_ID_FIELDS)
 
 PATHS: dict[Dialect, bytes] = {
     "chat": b"/v1/chat/completions",
@@ -82,7 +84,7 @@ def error_body(dialect: Dialect, error: ApiError, request_id: str) -> bytes:
 def _ask_chat(call: Call, target: Target, route: Route) -> Asked:
     payload, additions = _chat(call.body, target, route)
     if payload is None:
-        payload = call.raw if route.model == call.model else _encode(_renamed(call.body, route))
+        payload = _unchanged(call, route)
     return Asked(PATHS["chat"], payload, ChatReply(additions, route.alias, route.model))
 
 
@@ -91,7 +93,7 @@ def _chat(body: Body, target: Target, route: Route) -> tuple[bytes | None, Addit
     if target.kind == "vllm":
         sent, additions = upstream_body(body, route.model)
         return _encode(sent), additions
-    if target.kind == "openai" and may_add_usage(body):
+    if target.kind in ("openai", "litellm") and may_add_usage(body):
         options = {**(body.get("stream_options") or {}), "include_usage": True}
         return _encode({**_renamed(body, route), "stream_options": options}), Additions(usage=True)
     return None, NO_ADDITIONS
@@ -133,9 +135,7 @@ def _ask_responses(call: Call, target: Target, route: Route) -> Asked:
         model=call.model,
         created_at=call.started_at,
     )
-    reply = TranslatedReply(
-        answer, lambda error: error.body, shows_logprobs=responses.wants_logprobs(body)
-    )
+    reply = TranslatedReply(answer, None, shows_logprobs=responses.wants_logprobs(body))
     asked = _ask_in_chat(responses.chat_body(body, history), target, route, reply)
     asked.response = answer
     return asked
@@ -170,7 +170,7 @@ def _ask_natively(
     chat_form: Body,
     refuse: Callable[[ApiError], bytes] = lambda error: error.body,
 ) -> Asked:
-    payload = call.raw if route.model == call.model else _encode(_renamed(call.body, route))
+    payload = _unchanged(call, route)
     reply = NativeReply(fold, refuse, model=route.model, alias=route.alias)
     return Asked(PATHS[call.dialect], payload, reply, chat_form, call.dialect)
 
@@ -183,7 +183,17 @@ def _chat_form_of_messages(body: Body) -> Body:
 
 
 def _renamed(body: Body, route: Route) -> Body:
-    return {**body, "model": route.model}
+    """The body under the upstream's name of the model, and without what was meant for us."""
+    sent = {name: value for name, value in body.items() if name not in BODY_ID_FIELDS}
+    sent["model"] = route.model
+    return sent
+
+
+def _unchanged(call: Call, route: Route) -> bytes:
+    """The client's bytes, where nothing has to change."""
+    if route.model == call.body.get("model") and not _BODY_IDS & call.body.keys():
+        return call.raw
+    return _encode(_renamed(call.body, route))
 
 
 def _encode(body: Body) -> bytes:

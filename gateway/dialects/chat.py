@@ -38,16 +38,13 @@ _NUMBERS = frozenset({float, int})
 
 @dataclass(slots=True)
 class FoldedChoice:
-    """One answer of a call, in the fields of `trajectories.model.Choice` (and far cheaper).
-
-    Numbers that are only recorded may stay the JSON they came as.
-    """
+    """One answer of a call, in the fields of `trajectories.model.Choice` (and far cheaper)."""
 
     index: int = 0
     message: dict[str, Any] = field(default_factory=dict)
     finish_reason: str | None = None
-    token_ids: Sequence[int] | orjson.Fragment = ()
-    logprobs: Sequence[float] | orjson.Fragment = ()
+    token_ids: Sequence[int] = ()
+    logprobs: Sequence[float] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +54,11 @@ class Additions:
     token_ids: bool = False
     logprobs: bool = False
     usage: bool = False
+
+    @property
+    def any(self) -> bool:
+        """Whether anything was added."""
+        return self.token_ids or self.logprobs or self.usage
 
 
 NO_ADDITIONS = Additions()

@@ -1,11 +1,9 @@
 """The engine's chat answer on its way to the client: our additions taken out, the rest untouched.
 
-Pure. Events are not parsed as they pass: what we asked for is cut out by byte
-search, as vLLM writes its keys in one order (a quote inside a JSON string is
-escaped, so a key cannot be mistaken). Unusual events, such as the first and
-the last of an answer, go through `sse.StreamCleaner`, which parses. The first
-event that is cut is parsed as well; where the two ways differ, the rest of the
-stream is parsed.
+Pure. Of a stream that carries token ids and logprobs for us, the usual events
+go through `tokens.TokenEvents`, which does not parse, all others through
+`sse.StreamCleaner`, which does; either way they are folded as they pass. A
+stream to which nothing was added passes as bytes, and is folded after its end.
 """
 
 from typing import Any
@@ -13,100 +11,67 @@ from typing import Any
 import orjson
 
 from gateway.dialects.chat import Additions, strip_answer
-from gateway.dialects.cutting import (
-    AFTER_LOGPROBS as _AFTER_LOGPROBS,
-)
-from gateway.dialects.cutting import (
-    IDS as _IDS,
-)
-from gateway.dialects.cutting import (
-    LOGPROBS as _LOGPROBS,
-)
-from gateway.dialects.cutting import (
-    PROMPT_IDS as _PROMPT_IDS,
-)
-from gateway.dialects.cutting import (
-    cut_answer,
-    cut_out,
-)
-from gateway.dialects.fold import Folded, fold_answer
-from gateway.dialects.sse import (
-    MAX_EVENT_BYTES,
-    EventSplitter,
-    StreamCleaner,
-    is_done,
-    parse_chunk,
-)
+from gateway.dialects.cutting import cut_answer
+from gateway.dialects.fold import Folded, StreamFold, fold_answer
+from gateway.dialects.sse import MAX_EVENT_BYTES, EventSplitter, StreamCleaner, is_done, parse_chunk
+from gateway.dialects.tokens import TokenEvents
 from gateway.errors import stream_error
-
-_UNUSUAL = (
-    b'"finish_reason":"',
-    b'"choices":[]',
-    b'"delta":{}',
-    b'"usage":',
-    b'"error"',
-    b"[DONE]",
-)
 
 
 class ChatReply:
-    """One answer: `feed` and `finish` for a stream, `whole` for the other kind."""
+    """See `reply.Reply`."""
 
     def __init__(self, additions: Additions, alias: str | None, model: str) -> None:
         self._additions = additions
         self._alias = alias
-        self._has_work = alias is not None or additions != Additions()
-        self._cleaner = StreamCleaner(additions, alias)
-        self._splitter = EventSplitter()
-        self._pending = b""
-        self._tail = b""
-        self._is_fast = True
-        self._is_proven = False
         self._named = self._renamed = b""
         if alias is not None and alias != model:
-            self._named = b'"model":' + orjson.dumps(model) + b","
-            self._renamed = b'"model":' + orjson.dumps(alias) + b","
+            self._named = b'"model":' + orjson.dumps(model)
+            self._renamed = b'"model":' + orjson.dumps(alias)
+        self._has_work = bool(self._named) or additions.any
+        self._stream: _Stream | None = None
         self.is_done = False  # the upstream has said that its answer is whole
+
+    # -- a stream ------------------------------------------------------------------
+
+    @property
+    def needs_bytes(self) -> bool:
+        """Whether the stream's bytes have to be kept, as it is not folded here."""
+        return not (self._additions.token_ids and self._additions.logprobs)
 
     @property
     def usage(self) -> dict[str, Any] | None:
         """The tokens of a stream, once the upstream has told them."""
-        return self._cleaner.usage
+        return None if self._stream is None else self._stream.cleaner.usage
 
     def feed(self, piece: bytes) -> bytes:
         """The client's bytes for a piece of the stream; [DONE] waits for `finish`."""
-        if self.is_done:
-            self._tail += piece
-            return b""
-        if not self._is_fast:
-            return self._parse(piece)
-        if self._pending:
-            piece = self._pending + piece
-        if b"\r" in piece or len(piece) > MAX_EVENT_BYTES:
-            return self._parse_from_now_on(piece)
-        end = piece.rfind(b"\n\n") + 2
-        if end == 1:
-            self._pending = piece
-            return b""
-        if end == len(piece):
-            self._pending = b""
-            return self._clean(piece)
-        self._pending = piece[end:]
-        return self._clean(piece[:end])
+        stream = self._stream
+        if stream is None:
+            folds = not self.needs_bytes
+            stream = self._stream = _Stream(self._additions, self._alias, folds=folds)
+        cleaned = stream.feed(piece) if self._has_work else stream.pass_on(piece)
+        self.is_done = stream.is_done
+        return cleaned
 
     def finish(self) -> bytes:
         """The last bytes, [DONE] among them; nothing when the answer is not whole."""
-        if not self.is_done:
-            rest = self._splitter.flush() + self._pending
-            if not is_done(rest):  # some engines leave out the last blank line
-                return b""
-            self.is_done = True
-            self._tail = rest
-        return self._cleaner.flush() + self._tail
+        if self._stream is None:
+            return b""
+        rest = self._stream.finish()
+        self.is_done = self._stream.is_done
+        return rest
 
     def broken(self, code: str, message: str) -> bytes:
         """What ends a stream that broke: an event that was held back, and an error."""
-        return self._cleaner.flush() + stream_error(code, message)
+        held = b"" if self._stream is None else self._stream.cleaner.flush()
+        return held + stream_error(code, message)
+
+    def folded(self) -> Folded:
+        """What a stream has said so far; only where its bytes are not needed."""
+        return Folded() if self._stream is None else self._stream.folded()
+
+    # -- a whole answer ------------------------------------------------------------
 
     def whole(self, raw: bytes) -> tuple[bytes, Folded]:
         """The client's bytes for a whole answer, and what of it is recorded."""
@@ -130,69 +95,102 @@ class ChatReply:
         """An error: it leaves as it came."""
         return self.whole(raw)
 
-    # -- events --------------------------------------------------------------------
 
-    def _clean(self, events: bytes) -> bytes:
-        """Whole events, cleaned: runs of usual ones by cutting, the others by parsing."""
-        if not self._has_work and b"[DONE]" not in events:
-            return events
-        start, size, cleaned = 0, len(events), []
-        marks = [events.find(mark) for mark in _UNUSUAL]
-        while start < size:
-            for number, mark in enumerate(marks):
-                if 0 <= mark < start:
-                    marks[number] = events.find(_UNUSUAL[number], start)
-            first = min((mark for mark in marks if mark >= 0), default=size)
-            # The usual ones end where the event begins that the mark stands in.
-            stop = size if first == size else events.rfind(b"\n\n", start, first) + 2
-            if stop > start + 1:
-                cut = self._cut(events if stop - start == size else events[start:stop])
-                if cut is None:
-                    cleaned.append(self._parse_from_now_on(events[start:] + self._pending))
-                    break
-                cleaned.append(cut)
-                start = stop
+class _Stream:
+    """The state of one stream."""
+
+    __slots__ = ("_fold", "_pending", "_splitter", "_tail", "_tokens", "cleaner", "is_done")
+
+    def __init__(self, additions: Additions, alias: str | None, *, folds: bool) -> None:
+        self.cleaner = StreamCleaner(additions, alias)
+        self._fold = StreamFold() if folds else None
+        self._tokens = TokenEvents(additions, alias, self._fold) if self._fold else None
+        self._splitter: EventSplitter | None = None  # once the stream turned out to be odd
+        self._pending = b""
+        self._tail = b""
+        self.is_done = False
+
+    def pass_on(self, piece: bytes) -> bytes:
+        """The same bytes; only [DONE] is looked for, and held back."""
+        if self.is_done:
+            self._tail += piece
+            return b""
+        if self._splitter is not None:
+            return self._parse(piece)
+        if self._pending:
+            piece = self._pending + piece
+            self._pending = b""
+        # Whole lines pass, so that what is looked at begins with one.
+        if b"[DONE]" in piece:
+            return self._parse(piece)
+        end = max(piece.rfind(b"\n"), piece.rfind(b"\r")) + 1
+        if len(piece) - end > MAX_EVENT_BYTES:
+            return piece
+        self._pending = piece[end:]
+        return piece[:end]
+
+    def feed(self, piece: bytes) -> bytes:
+        """The client's bytes for a piece."""
+        if self.is_done:
+            self._tail += piece
+            return b""
+        if self._splitter is not None:
+            return self._parse(piece)
+        if self._pending:
+            piece = self._pending + piece
+            self._pending = b""
+        if self._tokens is None or b"\r" in piece:
+            return self._parse(piece)
+        *events, self._pending = piece.split(b"\n\n")
+        if len(self._pending) > MAX_EVENT_BYTES:
+            rest, self._pending = self._pending, b""
+            return self._clean(events) + self._parse(rest)
+        return self._clean(events)
+
+    def finish(self) -> bytes:
+        """The bytes from [DONE] on, if it came."""
+        if not self.is_done:
+            rest = (self._splitter.flush() if self._splitter else b"") + self._pending
+            if not is_done(rest):  # some engines leave out the last blank line
+                return b""
+            self.is_done = True
+            self._tail = rest
+        return self.cleaner.flush() + self._tail
+
+    def folded(self) -> Folded:
+        """What was said so far."""
+        assert self._fold is not None
+        return self._fold.folded(is_done=self.is_done)
+
+    def _clean(self, events: list[bytes]) -> bytes:
+        """Whole events, without their blank lines."""
+        take = self._tokens.take if self._tokens is not None else None
+        cleaned: list[bytes] = []
+        for number, event in enumerate(events):
+            token = take(event) if take is not None else None
+            if token is not None:
+                if self.cleaner.held is not None:  # another event waits, and is older
+                    cleaned.append(self.cleaner.flush())
+                cleaned.append(token)
+            elif is_done(event):
+                self.is_done = True
+                self._tail = b"\n\n".join([*events[number:], self._pending])
+                break
             else:
-                stop = events.find(b"\n\n", start) + 2
-                cleaned.append(self._parse(events[start:stop]))
-                start = stop
-                if self.is_done:
-                    self._tail += events[start:] + self._pending
-                    self._pending = b""
-                    break
+                cleaned.append(self._read(event + b"\n\n"))
         return cleaned[0] if len(cleaned) == 1 else b"".join(cleaned)
 
-    def _cut(self, events: bytes) -> bytes | None:
-        """Usual events without our additions; None when they are not as vLLM writes them."""
-        cut = self._cut_additions(events)
-        if cut is not None and not self._is_proven:
-            event = events[events.rfind(b"\n\n", 0, -2) + 2 :] if b"\n\n" in events[:-2] else events
-            self._is_proven = _LOGPROBS in event or not self._additions.logprobs
-            cleaned = StreamCleaner(self._additions, self._alias).clean(event)
-            if parse_chunk(self._cut_additions(event) or b"") != parse_chunk(cleaned):
-                return None
-        return None if cut is None else self._cleaner.flush() + cut
-
-    def _cut_additions(self, events: bytes) -> bytes | None:
-        if self._additions.logprobs:
-            cut = cut_out(events, _LOGPROBS, _AFTER_LOGPROBS, b'"logprobs":null')
-            if cut is None or not all(segment.endswith(b"]}") for segment in cut.segments):
-                return None
-            events = cut.rest
-        if self._additions.token_ids:
-            for name in (_IDS, _PROMPT_IDS):
-                cut = cut_out(events, name, b"]", name[:-1] + b"null")
-                if cut is None:
-                    return None
-                events = cut.rest
-        return events.replace(self._named, self._renamed) if self._named else events
-
-    def _parse_from_now_on(self, piece: bytes) -> bytes:
-        self._is_fast = False
-        self._pending = b""
-        return self._parse(piece)
+    def _read(self, event: bytes) -> bytes:
+        """An event that is parsed."""
+        chunk = parse_chunk(event)
+        if self._fold is not None:
+            self._fold.add(event, chunk)
+        return self.cleaner.clean_chunk(event, chunk)
 
     def _parse(self, piece: bytes) -> bytes:
+        """From now on: whatever the stream looks like."""
+        if self._splitter is None:
+            self._splitter = EventSplitter()
         cleaned: list[bytes] = []
         events = self._splitter.feed(piece)
         for number, event in enumerate(events):
@@ -200,5 +198,5 @@ class ChatReply:
                 self.is_done = True
                 self._tail = b"".join(events[number:]) + self._splitter.flush()
                 break
-            cleaned.append(self._cleaner.clean(event))
+            cleaned.append(self._read(event))
         return b"".join(cleaned)

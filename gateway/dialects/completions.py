@@ -119,6 +119,15 @@ class CompletionsReply:
         self.is_done = False  # the upstream has said that its answer is whole
 
     @property
+    def needs_bytes(self) -> bool:
+        """A stream is folded when it is shipped."""
+        return True
+
+    def folded(self) -> Folded:
+        """Nothing: see `needs_bytes`."""
+        return Folded()
+
+    @property
     def usage(self) -> dict[str, Any] | None:
         """The tokens of a stream, once the upstream has told them."""
         return self._cleaner.usage

@@ -21,7 +21,7 @@ class Folded:
 
     response_id: str | None = None
     choices: tuple[FoldedChoice, ...] = ()
-    prompt_token_ids: Sequence[int] | orjson.Fragment = ()
+    prompt_token_ids: Sequence[int] = ()
     usage: dict[str, Any] | None = None
     error: str | None = None
     is_done: bool = False
@@ -41,11 +41,13 @@ class Folded:
 
 @dataclass(slots=True)
 class _Answer:
+    """One answer of a stream. Texts, ids and logprobs are pieces of JSON, in order."""
+
     message: dict[str, Any] = field(default_factory=dict)
-    texts: dict[str, list[str]] = field(default_factory=dict)
+    texts: dict[bytes, list[bytes]] = field(default_factory=dict)
     calls: dict[int, dict[str, Any]] = field(default_factory=dict)
-    token_ids: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
+    token_ids: list[bytes] = field(default_factory=list)
+    logprobs: list[bytes] = field(default_factory=list)
     finish_reason: str | None = None
 
     def add(self, choice: dict[str, Any]) -> None:
@@ -54,18 +56,13 @@ class _Answer:
             if name == "tool_calls":
                 self._add_calls(value)
             elif isinstance(value, str) and name != "role":
-                pieces = self.texts.get(name)
-                if pieces is None:
-                    self.texts[name] = [value]
-                    self.message[name] = None  # keeps its place
-                else:
-                    pieces.append(value)
+                self.texts.setdefault(name.encode(), []).append(orjson.dumps(value)[1:-1])
             elif value is not None or name not in self.message:
                 self.message[name] = value
-        if choice.get("token_ids"):
-            self.token_ids.extend(as_token_ids(choice["token_ids"]))
-        if choice.get("logprobs"):
-            self.logprobs.extend(as_logprobs(choice["logprobs"]))
+        if ids := as_token_ids(choice.get("token_ids")):
+            self.token_ids.append(orjson.dumps(ids)[1:-1])
+        if logprobs := as_logprobs(choice.get("logprobs")):
+            self.logprobs.append(orjson.dumps(logprobs)[1:-1])
         if choice.get("finish_reason"):
             self.finish_reason = as_text(choice["finish_reason"]) or self.finish_reason
 
@@ -85,7 +82,7 @@ class _Answer:
                     call["function"][name] = call["function"].get(name, "") + value
 
     def choice(self, index: int) -> FoldedChoice:
-        texts = {name: "".join(pieces) for name, pieces in self.texts.items()}
+        texts = {name.decode(): _text_of(pieces) for name, pieces in self.texts.items()}
         message = {"role": "assistant", "content": None, **self.message, **texts}
         if self.calls:
             message["tool_calls"] = [call for _, call in sorted(self.calls.items())]
@@ -93,9 +90,94 @@ class _Answer:
             index=index,
             message=message,
             finish_reason=self.finish_reason,
-            token_ids=self.token_ids,
-            logprobs=self.logprobs,
+            token_ids=_joined(self.token_ids),
+            logprobs=_joined(self.logprobs),
         )
+
+
+def _joined(pieces: list[bytes]) -> list[Any]:
+    found: list[Any] = orjson.loads(b"[%b]" % b",".join(pieces))
+    return found
+
+
+def _text_of(pieces: list[bytes]) -> str:
+    joined = b"".join(pieces)
+    try:
+        found: str = orjson.loads(b'"%b"' % joined)
+    except orjson.JSONDecodeError:  # half a character, escaped: no Unicode to be had from it
+        return joined.decode("utf-8", "replace")
+    return found
+
+
+class StreamFold:
+    """Folds a chat stream, event by event. The first answer may be added to from outside."""
+
+    __slots__ = ("_answers", "_error", "_garbage", "_prompt_token_ids", "_response_id", "_usage")
+
+    def __init__(self) -> None:
+        self._answers: dict[int, _Answer] = {}
+        self._response_id: str | None = None
+        self._prompt_token_ids: Sequence[int] = ()
+        self._usage: dict[str, Any] | None = None
+        self._error: str | None = None
+        self._garbage = 0
+
+    @property
+    def first(self) -> _Answer:
+        """The answer of index 0."""
+        answer = self._answers.get(0)
+        if answer is None:
+            answer = self._answers[0] = _Answer()
+        return answer
+
+    def add(self, event: bytes, chunk: dict[str, Any] | None) -> None:
+        """An event, and what it holds if that can be read."""
+        if chunk is None:
+            self._garbage += event_payload(event) is not None
+            return
+        if chunk.get("error") is not None:
+            self._error = self._error or _error_text(chunk["error"])
+        if self._response_id is None:
+            self._response_id = as_text(chunk.get("id"))
+        if not self._prompt_token_ids:
+            self._prompt_token_ids = as_token_ids(chunk.get("prompt_token_ids"))
+        if isinstance(chunk.get("usage"), dict):
+            self._usage = chunk["usage"]
+        choices = chunk.get("choices")
+        for position, choice in enumerate(choices if isinstance(choices, list) else ()):
+            if isinstance(choice, dict):
+                index = choice.get("index")
+                key = index if isinstance(index, int) else position
+                answer = self._answers.get(key)
+                if answer is None:
+                    answer = self._answers[key] = _Answer()
+                answer.add(choice)
+
+    def folded(self, *, is_done: bool, garbage: int = 0) -> Folded:
+        """What was said so far."""
+        choices = tuple(answer.choice(index) for index, answer in sorted(self._answers.items()))
+        return Folded(
+            response_id=self._response_id,
+            choices=choices,
+            prompt_token_ids=self._prompt_token_ids,
+            usage=self._usage or self._counted_usage(),
+            error=self._error,
+            is_done=is_done,
+            garbage=self._garbage + garbage,
+        )
+
+    def _counted_usage(self) -> dict[str, Any] | None:
+        if not self._prompt_token_ids:
+            return None
+        prompt = len(self._prompt_token_ids)
+        completion = sum(
+            piece.count(b",") + 1 for answer in self._answers.values() for piece in answer.token_ids
+        )
+        return {
+            "prompt_tokens": prompt,
+            "completion_tokens": completion,
+            "total_tokens": prompt + completion,
+        }
 
 
 def fold_answer(answer: dict[str, Any]) -> Folded:
@@ -115,39 +197,10 @@ def fold_answer(answer: dict[str, Any]) -> Folded:
 def fold(stream: bytes) -> Folded:
     """One answer out of the raw bytes of a stream. Done once, after its last byte."""
     chunks, has_done, garbage = read_chunks(stream)
-    answers: dict[int, _Answer] = {}
-    response_id: str | None = None
-    prompt_token_ids: Sequence[int] = ()
-    usage: dict[str, Any] | None = None
-    error: str | None = None
+    folding = StreamFold()
     for chunk in chunks:
-        if chunk.get("error") is not None:
-            error = error or _error_text(chunk["error"])
-        if response_id is None:
-            response_id = as_text(chunk.get("id"))
-        if not prompt_token_ids:
-            prompt_token_ids = as_token_ids(chunk.get("prompt_token_ids"))
-        if isinstance(chunk.get("usage"), dict):
-            usage = chunk["usage"]
-        choices = chunk.get("choices")
-        for position, choice in enumerate(choices if isinstance(choices, list) else ()):
-            if isinstance(choice, dict):
-                index = choice.get("index")
-                key = index if isinstance(index, int) else position
-                answer = answers.get(key)
-                if answer is None:
-                    answer = answers[key] = _Answer()
-                answer.add(choice)
-    folded = tuple(answer.choice(index) for index, answer in sorted(answers.items()))
-    return Folded(
-        response_id=response_id,
-        choices=folded,
-        prompt_token_ids=prompt_token_ids,
-        usage=usage or _counted_usage(prompt_token_ids, folded),
-        error=error,
-        is_done=has_done,
-        garbage=garbage,
-    )
+        folding.add(b"", chunk)
+    return folding.folded(is_done=has_done, garbage=garbage)
 
 
 def read_chunks(stream: bytes) -> tuple[list[dict[str, Any]], bool, int]:
@@ -184,19 +237,6 @@ def _read_each(stream: bytes) -> tuple[list[dict[str, Any]], bool, int]:
         else:
             chunks.append(chunk)
     return chunks, has_done, garbage
-
-
-def _counted_usage(
-    prompt: Sequence[int], choices: tuple[FoldedChoice, ...]
-) -> dict[str, Any] | None:
-    if not prompt:
-        return None
-    completion = sum(len(choice.token_ids) for choice in choices)
-    return {
-        "prompt_tokens": len(prompt),
-        "completion_tokens": completion,
-        "total_tokens": len(prompt) + completion,
-    }
 
 
 def _error_text(error: object) -> str:

@@ -41,6 +41,13 @@ class NativeReply:
         self.is_done = False
         self.usage: dict[str, Any] | None = None
 
+    @property
+    def needs_bytes(self) -> bool:
+        return True
+
+    def folded(self) -> Folded:
+        return Folded()
+
     def feed(self, piece: bytes) -> bytes:
         """The same bytes up to the event that ends the stream."""
         if self.is_done:

@@ -16,6 +16,13 @@ class Reply(Protocol):
     def usage(self) -> dict[str, Any] | None:
         """The tokens of a stream, in chat's words, once they are known."""
 
+    @property
+    def needs_bytes(self) -> bool:
+        """Whether the stream's bytes have to be kept, and folded when they are shipped."""
+
+    def folded(self) -> Folded:
+        """What a stream has said so far; only where its bytes are not needed."""
+
     def feed(self, piece: bytes) -> bytes:
         """The client's bytes for a piece of the upstream's stream."""
 

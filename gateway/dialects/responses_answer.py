@@ -176,7 +176,7 @@ def _begun(body: dict[str, Any], response_id: str, model: str, created_at: int) 
     asked = {name: value for name in _ECHO if (value := body.get(name)) is not None}
     if asked.get("service_tier") == "auto":
         del asked["service_tier"]
-    if "text" in asked and asked["text"].get("format") is None:
+    if isinstance(asked.get("text"), dict) and asked["text"].get("format") is None:
         asked["text"] = {**asked["text"], **_ECHO["text"]}
     return {
         "id": response_id,

@@ -108,14 +108,17 @@ class StreamCleaner:
         self._additions = additions
         self._alias = alias
         self._has_work = alias is not None or additions != Additions()
-        self._held: bytes | None = None
+        self.held: bytes | None = None
         self.usage: dict[str, Any] | None = None
 
     def clean(self, event: bytes) -> bytes:
         """What the client gets for this event, now."""
+        return self.clean_chunk(event, parse_chunk(event))
+
+    def clean_chunk(self, event: bytes, chunk: dict[str, Any] | None) -> bytes:
+        """The same where it is known what the event holds; changes `chunk`."""
         if not self._has_work:
             return event
-        chunk = parse_chunk(event)
         if chunk is None:
             return self.flush() + event
         if isinstance(chunk.get("usage"), dict):
@@ -132,13 +135,13 @@ class StreamCleaner:
             has_changed = True
         cleaned = _with_payload(event, chunk) if has_changed else event
         if self._additions.usage and _is_last_chunk(chunk):
-            self._held = cleaned
+            self.held = cleaned
             return before
         return before + cleaned
 
     def flush(self) -> bytes:
         """What was held back; also call it when the stream has ended."""
-        held, self._held = self._held, None
+        held, self.held = self.held, None
         return held or b""
 
     def _release(self, fingerprint: object) -> bytes:
@@ -176,6 +179,8 @@ def _is_last_chunk(chunk: dict[str, Any]) -> bool:
 
 def _with_payload(event: bytes, chunk: dict[str, Any]) -> bytes:
     """The event with another payload; its other lines stay."""
+    if event.startswith(b"data: ") and event.find(b"\n") == len(event) - 2:
+        return b"data: %b\n\n" % orjson.dumps(chunk)
     kept = [line for line in _LINE_END.split(event) if line and _payload_line(line) is None]
     newline = b"\r\n" if event.endswith(b"\r\n") else b"\n"
     return newline.join([*kept, b"data: " + orjson.dumps(chunk), b"", b""])

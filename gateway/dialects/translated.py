@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import orjson
 
 from gateway.dialects.cutting import cut_answer
-from gateway.dialects.fold import Folded, fold_answer
+from gateway.dialects.fold import Folded, StreamFold, fold_answer
 from gateway.dialects.sse import EventSplitter, is_done, parse_chunk
 from gateway.errors import ApiError
 
@@ -36,14 +36,28 @@ class TranslatedReply:
     """See `reply.Reply`."""
 
     def __init__(
-        self, answer: Answer, refuse: Callable[[ApiError], bytes], *, shows_logprobs: bool = False
+        self,
+        answer: Answer,
+        refuse: Callable[[ApiError], bytes] | None,
+        *,
+        shows_logprobs: bool = False,
     ) -> None:
+        """`refuse` writes an error as the client reads it; None: as the engine does."""
         self._answer = answer
         self._refuse = refuse
         self._shows_logprobs = shows_logprobs
         self._splitter = EventSplitter()
+        self._fold = StreamFold()
         self.is_done = False
         self.usage: dict[str, Any] | None = None
+
+    @property
+    def needs_bytes(self) -> bool:
+        return False  # each chunk is parsed anyway
+
+    def folded(self) -> Folded:
+        """What the engine has said so far."""
+        return self._fold.folded(is_done=self.is_done)
 
     def feed(self, piece: bytes) -> bytes:
         """The client's events for a piece of the engine's stream."""
@@ -71,7 +85,8 @@ class TranslatedReply:
             answer = None
         if not isinstance(answer, dict):
             message = "the engine's answer is not JSON"
-            return self._refuse(ApiError(502, "upstream_garbage", message)), Folded(garbage=1)
+            error = ApiError(502, "upstream_garbage", message)
+            return self._refuse(error) if self._refuse else error.body, Folded(garbage=1)
         return orjson.dumps(self._answer.whole(answer)), folded or fold_answer(answer)
 
     def refusal(self, status: int, raw: bytes) -> tuple[bytes, Folded]:
@@ -84,7 +99,7 @@ class TranslatedReply:
         said = error if isinstance(error, dict) else {}
         message = str(said.get("message") or f"the upstream answered with {status}")
         code = said.get("code") if isinstance(said.get("code"), str) else "upstream_error"
-        body = self._refuse(ApiError(status, str(code), message))
+        body = raw if self._refuse is None else self._refuse(ApiError(status, str(code), message))
         return body, Folded(error=message[:500], is_done=True)
 
     def _read(self, event: bytes) -> bytes:
@@ -94,6 +109,7 @@ class TranslatedReply:
             self.is_done = True
             return b""
         chunk = parse_chunk(event)
+        self._fold.add(event, chunk)
         if chunk is None:
             return b""
         if isinstance(chunk.get("usage"), dict):

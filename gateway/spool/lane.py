@@ -11,12 +11,14 @@ from typing import Any
 
 from redis import WatchError
 
+from gateway.spool.batch import add_batch
 from gateway.spool.payload import shipped
+from gateway.spool.recent import Recent
 from gateway.spool.segments import Frame, SegmentReader
 from trajectories import keys
 from trajectories.connection import Redis
 
-BATCH = 200
+BATCH = 500
 BATCH_BYTES = 4 * 1024 * 1024
 HIGH_WATER = 50_000  # entries not consumed yet; beyond it records wait on our disk
 
@@ -35,17 +37,20 @@ class Lane:
         producer: str,
         *,
         sent: int | None = None,
+        recent: Recent | None = None,
         high_water: int = HIGH_WATER,
     ) -> None:
         self._redis = redis
         self._stream = keys.traffic(producer)
         self._producer = producer
         self._reader = SegmentReader(directory)
+        self._recent = recent
         self._high_water = high_water
         self._sent = sent
         self._tried: set[int] = set()  # last sequences of batches that were not answered
         self._arrived: int | None = None
         self.is_held_back = False
+        self.is_drained = False  # the last batch was all there was
         self.is_shared = False  # somebody else writes under our id: nothing is sent any more
 
     def ship(self) -> int | None:
@@ -78,21 +83,29 @@ class Lane:
         if self._arrived is None or arrived == 0:
             self._redis.sadd(keys.GATEWAYS, self._producer)
         self._arrived = arrived
-        self._reader.seek(arrived)
         self.is_held_back = length >= self._high_water
-        frames = [] if self.is_held_back else self._reader.read(BATCH, BATCH_BYTES)
+        frames = [] if self.is_held_back else self._read(arrived)
+        self.is_drained = len(frames) < BATCH
         if not frames:
             return None
         self._send(pipe, frames)
         return self._arrived
 
+    def _read(self, after: int) -> list[Frame]:
+        """The next records, from memory if all of them are there."""
+        if self._recent is not None:
+            found = self._recent.after(after, BATCH, BATCH_BYTES)
+            if found is not None:
+                return found
+        self._reader.seek(after)
+        return self._reader.read(BATCH, BATCH_BYTES)
+
     def _send(self, pipe: Any, frames: list[Frame]) -> None:
         last = frames[-1].sequence
         self._tried.add(last)
-        pipe.multi()
-        for frame in frames:
-            pipe.xadd(self._stream, {"r": shipped(frame.payload)}, id=f"{frame.sequence}-0")
-        pipe.execute()
+        records = [(frame.sequence, shipped(frame.payload)) for frame in frames]
+        add_batch(pipe.connection, self._stream.encode(), records)
+        pipe.watching = False  # EXEC has ended that
         self._note_sent(last)
         self._arrived = last
 

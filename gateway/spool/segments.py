@@ -14,9 +14,10 @@ HEADER = struct.Struct("<IIQ")
 SUFFIX = ".seg"
 BAD_SUFFIX = ".bad"
 MAX_PAYLOAD_BYTES = 256 * 1024 * 1024
+_CHUNK_BYTES = 1024 * 1024
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Frame:
     """One record in a segment; `end` is the offset behind it."""
 
@@ -25,10 +26,15 @@ class Frame:
     end: int
 
 
+def frame_header(sequence: int, payload: bytes) -> bytes:
+    """What stands before a payload."""
+    crc = zlib.crc32(payload, zlib.crc32(sequence.to_bytes(8, "little")))
+    return HEADER.pack(len(payload), crc, sequence)
+
+
 def encode_frame(sequence: int, payload: bytes) -> bytes:
-    number = sequence.to_bytes(8, "little")
-    crc = zlib.crc32(payload, zlib.crc32(number))
-    return HEADER.pack(len(payload), crc, sequence) + payload
+    """A record as it stands in a segment."""
+    return frame_header(sequence, payload) + payload
 
 
 def segment_path(directory: Path, first_sequence: int) -> Path:
@@ -46,19 +52,43 @@ def list_segments(directory: Path) -> list[Path]:
 
 def read_frames(path: Path, offset: int = 0) -> Iterator[Frame]:
     """The good frames from `offset` on, up to the first that is torn or wrong."""
-    with path.open("rb") as file:
+    with path.open("rb", buffering=0) as file:
         file.seek(offset)
-        while len(header := file.read(HEADER.size)) == HEADER.size:
-            length, crc, sequence = HEADER.unpack(header)
-            if length > MAX_PAYLOAD_BYTES:
+        buffer = b""
+        while True:
+            start = 0
+            while (frame := _frame_at(buffer, start, offset)) is not None:
+                start += HEADER.size + len(frame.payload)
+                yield frame
+            offset += start
+            buffer = buffer[start:]
+            needed = _length_at(buffer)
+            if needed is None or len(buffer) >= needed:  # not a frame, or a wrong one
                 return
-            payload = file.read(length)
-            if len(payload) < length:
+            more = file.read(max(_CHUNK_BYTES, needed - len(buffer)))
+            if not more:
                 return
-            if zlib.crc32(payload, zlib.crc32(header[8:])) != crc:
-                return
-            offset += HEADER.size + length
-            yield Frame(sequence, payload, offset)
+            buffer += more
+
+
+def _length_at(buffer: bytes) -> int | None:
+    """How many bytes the first frame takes, as far as that is known; None if that cannot be."""
+    if len(buffer) < HEADER.size:
+        return HEADER.size
+    length: int = HEADER.unpack_from(buffer)[0]
+    return HEADER.size + length if length <= MAX_PAYLOAD_BYTES else None
+
+
+def _frame_at(buffer: bytes, start: int, offset: int) -> Frame | None:
+    """The frame at `start` if it is whole and good; `offset` is where the buffer begins."""
+    if len(buffer) - start < HEADER.size:
+        return None
+    length, crc, sequence = HEADER.unpack_from(buffer, start)
+    end = start + HEADER.size + length
+    # The checksum covers the sequence, the last of the header, and the payload.
+    if end > len(buffer) or zlib.crc32(memoryview(buffer)[start + 8 : end]) != crc:
+        return None
+    return Frame(sequence, buffer[start + HEADER.size : end], offset + end)
 
 
 def good_length(path: Path) -> int:

@@ -62,8 +62,8 @@ class Shipper:
         next_adoption = 0.0
         while not self._is_stopping.is_set():
             try:
-                has_shipped = self._ship_own()
-                if not has_shipped and time.monotonic() >= next_adoption:
+                has_more = self._ship_own() and not self._lane.is_drained
+                if not has_more and time.monotonic() >= next_adoption:
                     self._adopt()
                     next_adoption = time.monotonic() + ADOPT_SECONDS
             except RedisError as error:
@@ -74,7 +74,7 @@ class Shipper:
                 logger.exception("the spool cannot be read, or not be renamed")
                 self._is_stopping.wait(CHECK_SECONDS)
             else:
-                if not has_shipped:
+                if not has_more:
                     self._is_wanted.wait(CHECK_SECONDS)
                     self._is_wanted.clear()
                     # Let a few records gather: one transaction costs as much as ten records.
@@ -93,7 +93,8 @@ class Shipper:
         return shipped is not None
 
     def _own_lane(self, *, sent: int) -> Lane:
-        return Lane(self._redis, self._spool.directory, self._spool.producer, sent=sent)
+        spool = self._spool
+        return Lane(self._redis, spool.directory, spool.producer, sent=sent, recent=spool.recent)
 
     def _change_producer(self) -> None:
         """Leave an id that somebody else writes under (a copied volume), with all our records.

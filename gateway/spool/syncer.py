@@ -27,6 +27,8 @@ class Syncer:
 
     def mark(self, descriptor: int) -> None:
         """Something was written to it."""
+        if descriptor in self._dirty:  # as it mostly is
+            return
         with self._mutex:
             self._dirty.add(descriptor)
 

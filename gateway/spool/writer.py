@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import Self
 
 from gateway.spool.directory import Note, cut_torn_tail, lock_directory, read_note, write_note
+from gateway.spool.recent import Recent
 from gateway.spool.segments import (
     BAD_SUFFIX,
-    encode_frame,
+    HEADER,
     first_sequence,
+    frame_header,
     last_sequence,
     list_segments,
     segment_path,
@@ -50,12 +52,14 @@ class Spool:
         self.producer = read_note(directory).producer or new_id("gw")
         cut_torn_tail(directory)
         self._sizes = {path: path.stat().st_size for path in list_segments(directory)}
+        self._total = sum(self._sizes.values())
         self._reserved = 0
         self._next = self._reserve()
         self.first = self._next
         self.shipped = 0
         self._path, self._descriptor = self._open_segment()
         self._earlier = self._ranges()
+        self.recent = Recent(self.first - 1)
         self._is_torn = False  # the segment may end in half a frame: go on in another
         self._is_closed = False
         self._syncer = Syncer()
@@ -99,7 +103,7 @@ class Spool:
 
     @property
     def size_bytes(self) -> int:
-        return sum(list(self._sizes.values()))
+        return self._total
 
     @property
     def is_full(self) -> bool:
@@ -114,6 +118,9 @@ class Spool:
             if self._is_closed:
                 return  # the directory may be another process's by now
             self.shipped = sequence
+            self.recent.forget(sequence)
+            if len(self._sizes) == 1:
+                return  # nothing but what is written to: nothing to drop
             for path in self._droppable(RETAIN_SECONDS, RETAIN_BYTES):
                 self._remove(path)
 
@@ -141,27 +148,31 @@ class Spool:
     def _append(self, payload: bytes) -> int:
         if self._next % BLOCK == 0 and self._next != self.first:
             self._next = self._reserve()
-        frame = encode_frame(self._next, payload)
-        self._make_room(len(frame))
-        size = self._sizes[self._path]
-        if self._is_torn or (size and size + len(frame) > self._segment_bytes):
+        size = HEADER.size + len(payload)
+        if self._total + size > self._budget_bytes:
+            self._make_room(size)
+        start = self._sizes[self._path]
+        if self._is_torn or (start and start + size > self._segment_bytes):
             self._rotate()
-        self._write(frame)
+        self._write(payload, size)
+        self.recent.add(self._next, payload)
         self._next += 1
         return self._next - 1
 
-    def _write(self, frame: bytes) -> None:
+    def _write(self, payload: bytes, size: int) -> None:
         start = self._sizes[self._path]
         try:
-            written = os.write(self._descriptor, frame)
+            # In one call, and without copying the payload behind its header first.
+            written = os.writev(self._descriptor, (frame_header(self._next, payload), payload))
         except OSError:
             self._undo(start)
             raise
-        if written < len(frame):
+        if written < size:
             # Half a frame would hide every later one from the reader.
             self._undo(start)
-            raise SpoolError(f"the disk took {written} of {len(frame)} bytes")
-        self._sizes[self._path] = start + len(frame)
+            raise SpoolError(f"the disk took {written} of {size} bytes")
+        self._sizes[self._path] = start + size
+        self._total += size
         self._syncer.mark(self._descriptor)
 
     def _undo(self, start: int) -> None:
@@ -227,7 +238,7 @@ class Spool:
     def _remove(self, path: Path) -> None:
         path.unlink(missing_ok=True)  # the reader may have set it aside as corrupt
         path.with_suffix(BAD_SUFFIX).unlink(missing_ok=True)
-        self._sizes.pop(path, None)
+        self._total -= self._sizes.pop(path, 0)
 
     def _reserve(self) -> int:
         """The first sequence of the next block, after noting on disk that it is taken."""

@@ -62,6 +62,7 @@ class Connection(asyncio.Protocol):
         "_fed",
         "_has_head",
         "_headers",
+        "_is_announced",
         "_is_complete",
         "_is_delimited",
         "_is_kept",
@@ -71,6 +72,7 @@ class Connection(asyncio.Protocol):
         "_pieces",
         "_pool",
         "_request",
+        "_status",
         "_transport",
         "idle_since",
     )
@@ -88,14 +90,17 @@ class Connection(asyncio.Protocol):
 
     def send(self, listener: Listener, request: bytes) -> None:
         """Write a request; `listener` hears the answer."""
-        assert self._transport is not None
+        if self._transport is None:  # closed as soon as it was made
+            listener.carrier = None
+            listener.on_failure("upstream_broke_off", "the upstream broke off before its answer")
+            return
         self._listener = listener
         listener.carrier = self
         self._request = request
         self._pieces: list[bytes] = []
         self._headers: RawHeaders = []
-        self._has_head = self._is_complete = self._is_delimited = False
-        self._fed = 0
+        self._has_head = self._is_announced = self._is_complete = self._is_delimited = False
+        self._status = self._fed = 0
         self._transport.write(request)
 
     def close(self) -> None:
@@ -135,8 +140,10 @@ class Connection(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
-            self._fail("upstream_garbage", f"the upstream's answer is not HTTP: {error}")
-            return
+            if not self._is_complete:
+                self._fail("upstream_garbage", f"the upstream's answer is not HTTP: {error}")
+                return
+            self._is_kept = False  # the answer is whole, and something stands behind it
         if not self._has_head:
             if self._fed > MAX_HEAD_BYTES:
                 self._fail("upstream_garbage", "the upstream's headers do not end")
@@ -163,11 +170,17 @@ class Connection(asyncio.Protocol):
 
     # -- what the parser does ------------------------------------------------------
 
+    def on_message_begin(self) -> None:
+        if self._is_complete:
+            raise ValueError("there is more than one answer")
+
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._headers.append((name.lower(), value))
+        if not self._has_head:  # behind the body stand trailers, which nobody asked for
+            self._headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
-        if self._parser.get_status_code() < 200:  # an interim answer: the real one follows
+        self._status = self._parser.get_status_code()
+        if self._status < 200:  # an interim answer: the real one follows
             self._headers = []
             return
         self._has_head = True
@@ -186,10 +199,9 @@ class Connection(asyncio.Protocol):
     # -- inside --------------------------------------------------------------------
 
     def _deliver(self, listener: Listener) -> None:
-        headers = self._headers
-        if headers:
-            self._headers = []
-            listener.on_head(self._parser.get_status_code(), headers)
+        if not self._is_announced:
+            self._is_announced = True
+            listener.on_head(self._status, self._headers)
             if self._listener is not listener:  # it has hung up, or asked anew
                 return
         pieces = self._pieces

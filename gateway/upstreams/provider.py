@@ -95,7 +95,7 @@ _LONGEST_MESSAGE = 500
 
 
 class ProviderError(ApiError):
-    """The provider did not answer, or with an error; it holds no key and no prompt."""
+    """The provider did not answer, or with an error. Its message holds no key."""
 
 
 class Provider:
@@ -106,7 +106,6 @@ class Provider:
         self._litellm = _load()
         self._provider = upstream.provider
         self._key = upstream.api_key
-        # Given even where unset: they stand above what litellm finds in a body.
         self._fixed = {
             "api_base": upstream.url,
             "api_key": upstream.api_key,
@@ -201,10 +200,11 @@ class Provider:
 def chat_parameters(body: dict[str, Any]) -> dict[str, Any]:
     """What of a chat body is passed on; all else is dropped."""
     found = _listed(body, CHAT_PARAMETERS)
+    named = body.get("tools")
     tools = [
         tool
-        for tool in body.get("tools") or ()
-        if isinstance(tool, dict) and tool.get("type", "function") in _TOOL_TYPES
+        for tool in (named if isinstance(named, list) else ())
+        if isinstance(tool, dict) and str(tool.get("type", "function")) in _TOOL_TYPES
     ]
     if tools:
         return {**found, "tools": tools}

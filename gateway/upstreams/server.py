@@ -12,19 +12,12 @@ from gateway.upstreams.pool import Listener, Pool
 from trajectories.settings import BreakerSettings, Patience
 
 
-class Server:
-    """What answers under one name. Use it from one event loop."""
+class Replicated:
+    """What answers under one name, and which of its replicas is to. Use it from one event loop."""
 
     def __init__(
-        self,
-        name: str,
-        urls: Sequence[str],
-        *,
-        patience: Patience,
-        breaker: BreakerSettings,
-        credentials: bytes = b"",
+        self, name: str, urls: Sequence[str], *, patience: Patience, breaker: BreakerSettings
     ) -> None:
-        """`credentials` are header lines that every request gets."""
         self.name = name
         self.replicas = [Replica(url, Breaker(breaker)) for url in urls]
         # Read for each call: plain attributes.
@@ -33,11 +26,6 @@ class Server:
         self.idle_seconds = patience.idle_seconds
         self.total_seconds = patience.total_seconds
         self.retries = patience.retries
-        self._pools = {url: Pool(url) for url in urls}
-        self._heads = {
-            url: (b"POST " + pool.base_path, _lines_of_all(pool, credentials))
-            for url, pool in self._pools.items()
-        }
 
     def choose(self, affinity: int, now: float, *, avoid: Replica | None = None) -> Replica:
         """The replica that is to answer. Raises ApiError 503 while none may be asked."""
@@ -60,6 +48,31 @@ class Server:
         else:
             replica.breaker.fail(now)
 
+    def address(self, now: float) -> str:
+        """The url of a replica for what is neither balanced nor counted."""
+        return (choose(self.replicas, 0, now) or self.replicas[0]).url
+
+
+class Server(Replicated):
+    """An upstream that is spoken to over HTTP."""
+
+    def __init__(
+        self,
+        name: str,
+        urls: Sequence[str],
+        *,
+        patience: Patience,
+        breaker: BreakerSettings,
+        credentials: bytes = b"",
+    ) -> None:
+        """`credentials` are header lines that every request gets."""
+        super().__init__(name, urls, patience=patience, breaker=breaker)
+        self._pools = {url: Pool(url) for url in urls}
+        self._heads = {
+            url: (b"POST " + pool.base_path, _lines_of_all(pool, credentials))
+            for url, pool in self._pools.items()
+        }
+
     def send(self, replica: Replica, listener: Listener, asked: Asked, call: Call) -> None:
         """Write the request; `listener` hears the answer."""
         start, lines = self._heads[replica.url]
@@ -78,6 +91,9 @@ class Server:
     def close(self) -> None:
         for pool in self._pools.values():
             pool.close()
+
+    async def closed(self) -> None:
+        """Nothing has to be waited for."""
 
 
 def _lines_of_all(pool: Pool, credentials: bytes) -> bytes:

@@ -12,13 +12,15 @@ class ClientLeft(Exception):
     """The client hung up before its request was whole."""
 
 
-async def read_body(scope: Scope, receive: Receive, limit_bytes: int) -> bytes:
+async def read_body(
+    scope: Scope, receive: Receive, limit_bytes: int, seconds: float = BODY_SECONDS
+) -> bytes:
     """The whole body. Raises ApiError 413 before it holds more than the limit, 408 on a stall."""
     check_length(scope, limit_bytes)
     pieces: list[bytes] = []
     size = 0
     try:
-        async with asyncio.timeout(BODY_SECONDS):
+        async with asyncio.timeout(seconds):
             while True:
                 message = await receive()
                 if message["type"] == "http.disconnect":
@@ -31,7 +33,7 @@ async def read_body(scope: Scope, receive: Receive, limit_bytes: int) -> bytes:
                 if not message.get("more_body", False):
                     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
     except TimeoutError as error:
-        text = f"the body did not arrive within {BODY_SECONDS} seconds"
+        text = f"the body did not arrive within {seconds:g} seconds"
         raise ApiError(408, "body_timeout", text) from error
 
 

@@ -21,6 +21,7 @@ _HOP_BY_HOP = (
     b"transfer-encoding",
     b"upgrade",
 )
+_NAMING_NOTHING = (b"keep-alive", b"close")  # what `Connection` nearly always says
 _OURS = b"x-ratchet-"
 _KEPT_HERE = (
     *_CREDENTIALS,
@@ -50,25 +51,19 @@ _NOT_RETURNED = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class RequestHeaders:
-    """`known`: the headers that mean something here, by name; `passed_on`: header lines."""
+    """`known`: the headers that mean something here, by name; `passed_on`: header lines.
+
+    `credentials` is every key the client offered; it may offer several.
+    """
 
     known: dict[bytes, bytes]
     passed_on: bytes
+    credentials: tuple[bytes, ...]
 
     def text(self, name: bytes) -> str | None:
         """A known header's value."""
         value = self.known.get(name)
         return None if value is None else value.decode("latin-1")
-
-    @property
-    def credentials(self) -> list[bytes]:
-        """Every key the client offered; it may offer several."""
-        known, found = self.known, []
-        bearer = known.get(b"authorization")
-        if bearer is not None and bearer[:7].lower() == b"bearer ":
-            found.append(bearer[7:].strip())
-        found += [known[name].strip() for name in (b"api-key", b"x-api-key") if name in known]
-        return found
 
 
 def read_headers(headers: Iterable[tuple[bytes, bytes]]) -> RequestHeaders:
@@ -88,9 +83,9 @@ def read_headers(headers: Iterable[tuple[bytes, bytes]]) -> RequestHeaders:
             if is_passed_on:
                 lines += (name, b": ", value, b"\r\n")
     listed = known.get(b"connection")
-    if listed is not None and b"," in listed:
+    if listed is not None and listed.lower() not in _NAMING_NOTHING:
         return _without_listed(headers, known, listed)
-    return RequestHeaders(known, b"".join(lines))
+    return RequestHeaders(known, b"".join(lines), _credentials(known))
 
 
 def _without_listed(
@@ -103,7 +98,14 @@ def _without_listed(
         for name, value in headers
         if _KNOWN.get(name, True) and name not in names and not name.startswith(_OURS)
     ]
-    return RequestHeaders(known, b"".join(passed_on))
+    return RequestHeaders(known, b"".join(passed_on), _credentials(known))
+
+
+def _credentials(known: dict[bytes, bytes]) -> tuple[bytes, ...]:
+    bearer = known.get(b"authorization", b"")
+    found = [bearer[7:].strip()] if bearer[:7].lower() == b"bearer " else []
+    found += [known[name].strip() for name in (b"api-key", b"x-api-key") if name in known]
+    return tuple(key for key in found if key)
 
 
 def returned_headers(headers: RawHeaders) -> bytes:

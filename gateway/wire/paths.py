@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from urllib.parse import unquote
 
 from gateway.attribution import ID_PATTERN, PathIds
-from gateway.errors import ApiError, Application, Receive, Scope, Send, send_error
+from gateway.errors import ApiError, Application, Receive, Scope, Send
+from gateway.refusals import refuse
 
 STATE = "path_ids"
 _UNVERSIONED = frozenset(
@@ -122,12 +123,15 @@ class PrefixedPaths:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            raw: bytes = scope.get("raw_path") or scope["path"].encode()
+            raw_path: bytes = scope.get("raw_path") or scope["path"].encode()
+            raw = raw_path.partition(b"?")[0].decode("latin-1")
             try:
-                ids, path = split_path(raw.partition(b"?")[0].decode("latin-1"))
+                ids, path = split_path(raw)
             except ApiError as error:
-                await send_error(send, error)
+                await refuse(scope, send, error)
                 return
+            if scope["method"] == "HEAD" and is_base(raw):
+                path = "/"  # one route answers for all of them
             scope.setdefault("state", {})[STATE] = ids
             scope["raw_path"] = path.encode("latin-1")
             scope["path"] = unquote(path)

@@ -17,12 +17,17 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from gateway.access import Caller
+from gateway.dialects.asking import error_body
 from gateway.errors import ApiError
 from gateway.exchange import Exchange
-from gateway.reception import Incoming
+from gateway.reception import Incoming, admit
 from gateway.services import STATE, Services
 from gateway.wire.bodies import too_large, whole_number
+from gateway.wire.headers import RequestHeaders, read_headers
 from gateway.wire.hot import HotPath
+from gateway.wire.known_head import KnownHead, known_head
+from trajectories.settings import Dialect
 
 MAX_HEAD_BYTES = 64 * 1024
 _PIPELINED_BYTES = 64 * 1024
@@ -32,11 +37,15 @@ _CHUNKED = b"transfer-encoding: chunked\r\n\r\n"
 _NEVER = float("inf")
 
 
-def reply_bytes(error: ApiError) -> bytes:
+def reply_bytes(error: ApiError, body: bytes) -> bytes:
     """An error as the last answer on a connection."""
-    body = error.body
     line = STATUS_LINE[error.status]
     return b"%b%bcontent-length: %d\r\n%b\r\n%b" % (line, error.head, len(body), _CLOSE, body)
+
+
+def _headers_too_large() -> ApiError:
+    text = f"the headers are larger than {MAX_HEAD_BYTES} bytes"
+    return ApiError(431, "headers_too_large", text)
 
 
 class _Deaf:
@@ -54,10 +63,12 @@ class HotCycle:
     """
 
     __slots__ = (
-        "_found",
+        "_caller",
+        "_headers",
+        "_path",
         "_protocol",
         "_size",
-        "body",
+        "body",  # uvicorn's own cycle has one
         "disconnected",
         "exchange",
         "keep_alive",
@@ -67,9 +78,18 @@ class HotCycle:
 
     message_event = _Deaf()
 
-    def __init__(self, protocol: "HotProtocol", found: HotPath, *, keep_alive: bool) -> None:
+    def __init__(
+        self,
+        protocol: "HotProtocol",
+        path: HotPath,
+        headers: RequestHeaders,
+        *,
+        keep_alive: bool,
+    ) -> None:
         self._protocol = protocol
-        self._found = found
+        self._path = path
+        self._headers = headers
+        self._caller: Caller | None = None
         self._size = 0
         self.pieces: list[bytes] = []
         self.response_complete = self.disconnected = False
@@ -86,20 +106,31 @@ class HotCycle:
         else:
             self.pieces.append(piece)
 
-    def start(self, services: Services, headers: list[tuple[bytes, bytes]]) -> None:
+    def admit(self, services: Services) -> bool:
+        """Whether its caller may ask; if not, it was told."""
+        try:
+            self._caller = admit(self._headers, services)
+        except ApiError as error:
+            self.refuse(error)
+            return False
+        return True
+
+    def start(self, services: Services, body: bytes) -> None:
         """The request is whole."""
-        pieces, self.pieces = self.pieces, []
-        body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-        found = self._found
+        assert self._caller is not None, "a call is admitted before its body is taken in"
         self.exchange = exchange = Exchange(services, self)
-        exchange.start(Incoming(found.dialect, found.path_ids, found.query, headers, body))
+        exchange.start(Incoming(self._path, self._headers, self._caller, body))
+
+    def seen(self) -> tuple[HotPath, RequestHeaders]:
+        """What its head meant."""
+        return self._path, self._headers
 
     def refuse(self, error: ApiError) -> None:
         """Answer before the request is whole; what still comes of it is thrown away."""
         self.keep_alive = False
         self.response_complete = True
-        self._write(reply_bytes(error))
-        self._protocol.linger()
+        self._write(reply_bytes(error, error_body(self._path.dialect, error, "")))
+        self._protocol.linger(self._path.dialect, error.status)
 
     # -- the client of the exchange ------------------------------------------------
 
@@ -144,9 +175,13 @@ class HotProtocol(HttpToolsProtocol):
         self._services: Services | None = self.app_state.get(STATE)
         self._receiving: HotCycle | None = None  # a call whose body is coming in
         self._hot: HotCycle | None = None  # a call that is being answered
+        self._is_in_body = False  # the parser has read a head and waits for the message's end
         self._fed = 0  # bytes of a head that has not ended
         self._pending: list[bytes] = []
-        self.deadline = _NEVER
+        self._chunk = b""  # what is being parsed, where a request begins with it
+        self._known: KnownHead | None = None
+        self._deadline = _NEVER
+        self._write_deadline = _NEVER  # while the client does not read
 
     # -- the connection ------------------------------------------------------------
 
@@ -156,12 +191,12 @@ class HotProtocol(HttpToolsProtocol):
         if services is None:
             return
         limits = services.settings.gateway
+        services.connections.add(self)
         if len(self.connections) > limits.max_connections:
             error = ApiError(503, "too_many_connections", "too many connections", retry_after=1)
             self._refuse_connection(error)
-            return
-        self.deadline = time.monotonic() + limits.header_seconds
-        services.connections.add(self)
+        else:
+            self._deadline = time.monotonic() + limits.header_seconds
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._services is not None:
@@ -175,18 +210,19 @@ class HotProtocol(HttpToolsProtocol):
 
     def on_tick(self, now: float) -> None:
         """Close a connection that has kept us waiting; called every fraction of a second."""
-        if now < self.deadline or self.transport.is_closing():
+        if now < self._deadline and now < self._write_deadline:
             return
-        self.deadline = _NEVER
         receiving = self._receiving
-        if receiving is not None and not receiving.response_complete:
+        if now >= self._write_deadline or self.transport.is_closing():
+            self.transport.abort()  # it does not read what it was sent
+        elif receiving is not None and not receiving.response_complete:
             receiving.refuse(ApiError(408, "body_timeout", "the body did not arrive in time"))
-            self.transport.close()
+            self._close()
         elif self._fed:
             error = ApiError(408, "header_timeout", "the headers did not arrive in time")
             self._refuse_connection(error)
         else:
-            self.transport.close()
+            self._close()
 
     def data_received(self, data: bytes) -> None:
         if self._hot is not None or self._pending:
@@ -195,32 +231,62 @@ class HotProtocol(HttpToolsProtocol):
             if sum(map(len, self._pending)) > _PIPELINED_BYTES:
                 self.flow.pause_reading()
             return
-        is_head = self.cycle is None or self.cycle.response_complete
-        if is_head and self._receiving is None and self._services is not None:
+        self._chunk = b""
+        is_head = not self._is_in_body and (self.cycle is None or self.cycle.response_complete)
+        if is_head and self._services is not None:
+            if not self._fed:
+                known = self._known
+                if known is not None and (body := known.body_of(data)) is not None:
+                    self._start_known(known, body, self._services)
+                    return
+                self._chunk = data  # a request that begins here
             self._count_head(self._services, len(data))
         super().data_received(data)
         if self._fed > MAX_HEAD_BYTES:
-            text = f"the headers are larger than {MAX_HEAD_BYTES} bytes"
-            self._refuse_connection(ApiError(431, "headers_too_large", text))
+            self._refuse_connection(_headers_too_large())
+
+    def _start_known(self, known: KnownHead, body: bytes, services: Services) -> None:
+        """A whole request whose head was parsed before."""
+        self._deadline = _NEVER
+        cycle = HotCycle(self, known.path, known.headers, keep_alive=True)
+        self.cycle = cycle  # type: ignore[assignment]
+        if len(body) > services.max_body_bytes:
+            cycle.refuse(too_large(services.max_body_bytes))
+        elif cycle.admit(services):
+            self._hot = cycle
+            cycle.start(services, body)
+        if not cycle.keep_alive and cycle.exchange is None:
+            self._close()  # it was refused, and nothing of it is left to read
 
     def _count_head(self, services: Services, size: int) -> None:
         if not self._fed:
-            self.deadline = time.monotonic() + services.settings.gateway.header_seconds
+            self._deadline = time.monotonic() + services.settings.gateway.header_seconds
         self._fed += size
 
     def send_400_response(self, msg: str) -> None:
         """As uvicorn's, in the shape that SDKs read."""
+        if self._hot is not None:
+            self._hot.keep_alive = False  # what came before the nonsense is answered first
+            return
         self._refuse_connection(ApiError(400, "bad_http", msg))
 
     def _refuse_connection(self, error: ApiError) -> None:
         self._fed = 0
         if not self.transport.is_closing():
-            self.transport.write(reply_bytes(error))
-            self.transport.close()
+            self.transport.write(reply_bytes(error, error.body))
+            self._close()
 
-    def linger(self) -> None:
+    def _close(self) -> None:
+        """Close once the client has read what was written, and that within its limit."""
+        if self._services is not None:
+            self._deadline = time.monotonic() + self._services.settings.gateway.write_seconds
+        self.transport.close()
+
+    def linger(self, dialect: Dialect, status: int) -> None:
         """Read on for a moment: closing at once could reset what the client has not read yet."""
-        self.deadline = time.monotonic() + _LINGER_SECONDS
+        if self._services is not None:
+            self._services.metrics.calls.add(dialect, status, 0.0)
+        self._deadline = time.monotonic() + _LINGER_SECONDS
 
     # -- the parser ----------------------------------------------------------------
 
@@ -232,38 +298,47 @@ class HotProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         services = self._services
-        self._fed = 0
-        self.deadline = _NEVER
+        self._is_in_body = True
+        fed, self._fed = self._fed, 0
         if services is not None:
-            found = self._find_call(services)
-            if found is not None:
-                self._begin_call(services, found)
-                return
+            if fed > MAX_HEAD_BYTES and self._head_bytes() > MAX_HEAD_BYTES:
+                self._refuse_connection(_headers_too_large())
+            if self.transport.is_closing():
+                raise ValueError("nothing is answered behind the last answer")
+            if self.cycle is None or self.cycle.response_complete:
+                self._deadline = time.monotonic() + services.settings.gateway.body_seconds
+                found = self._find_call(services)
+                if found is not None:
+                    self._begin_call(services, found)
+                    return
         url, expects, headers = self.url, self.expect_100_continue, self.headers
         super().on_message_begin()
         self.url, self.expect_100_continue = url, expects
         self.headers.extend(headers)
         super().on_headers_complete()
 
+    def _head_bytes(self) -> int:
+        return len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
+
     def _find_call(self, services: Services) -> HotPath | None:
         parser = self.parser
-        is_free = self.cycle is None or self.cycle.response_complete
-        if not is_free or self.expect_100_continue or parser.get_method() != b"POST":
+        if self.expect_100_continue or parser.get_method() != b"POST":
             return None
         if parser.should_upgrade() or parser.get_http_version() != "1.1":
             return None
         return services.hot_paths.find(self.url)
 
     def _begin_call(self, services: Services, found: HotPath) -> None:
-        limits = services.settings.gateway
-        self.deadline = time.monotonic() + limits.body_seconds
         keep_alive = self.parser.should_keep_alive()
-        self._receiving = self.cycle = HotCycle(self, found, keep_alive=keep_alive)  # type: ignore[assignment]
+        cycle = HotCycle(self, found, read_headers(self.headers), keep_alive=keep_alive)
+        self._receiving = self.cycle = cycle  # type: ignore[assignment]
+        if not cycle.admit(services):
+            return
         for name, value in self.headers:
             if name == b"content-length":
                 length = whole_number(value.decode("latin-1"))
                 if length is not None and length > services.max_body_bytes:
-                    self._receiving.refuse(too_large(services.max_body_bytes))
+                    cycle.refuse(too_large(services.max_body_bytes))
 
     def on_body(self, body: bytes) -> None:
         receiving = self._receiving
@@ -275,15 +350,21 @@ class HotProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         receiving, self._receiving = self._receiving, None
+        self._is_in_body = False
+        if self.cycle is None or not self.cycle.response_complete:
+            self._deadline = _NEVER
         if receiving is None:
             super().on_message_complete()
         elif receiving.response_complete:  # it was refused
-            self.transport.close()
+            self._close()
         else:
             assert self._services is not None
-            self.deadline = _NEVER
             self._hot = receiving
-            receiving.start(self._services, self.headers)
+            pieces = receiving.pieces
+            body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            if receiving.keep_alive:
+                self._known = known_head(self._chunk, body, *receiving.seen())
+            receiving.start(self._services, body)
 
     # -- the answer ----------------------------------------------------------------
 
@@ -292,7 +373,7 @@ class HotProtocol(HttpToolsProtocol):
         self._hot = None
         if not cycle.keep_alive:
             self.server_state.total_requests += 1
-            self.transport.close()
+            self._close()
             return
         self.on_response_complete()
         if self._pending:
@@ -310,15 +391,19 @@ class HotProtocol(HttpToolsProtocol):
             return
         self.server_state.total_requests += 1
         if not self.transport.is_closing():
-            self.deadline = time.monotonic() + self._services.settings.gateway.keep_alive_seconds
+            self._deadline = time.monotonic() + self._services.settings.gateway.keep_alive_seconds
             self.flow.resume_reading()
 
     def pause_writing(self) -> None:
         super().pause_writing()
+        services = self._services
         if self._hot is not None and self._hot.exchange is not None:
             self._hot.exchange.on_client_full()
+        if services is not None:
+            self._write_deadline = time.monotonic() + services.settings.gateway.write_seconds
 
     def resume_writing(self) -> None:
         super().resume_writing()
+        self._write_deadline = _NEVER
         if self._hot is not None and self._hot.exchange is not None:
             self._hot.exchange.on_client_ready()

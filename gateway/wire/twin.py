@@ -8,12 +8,12 @@ import asyncio
 from collections import deque
 from typing import Any
 
-from gateway.dialects.asking import error_body
 from gateway.errors import ApiError, Application, Message, Receive, Scope, Send
-from gateway.exchange import Exchange
-from gateway.reception import Incoming
+from gateway.exchange import Exchange, refuse
+from gateway.reception import Incoming, admit
 from gateway.services import Services
 from gateway.wire.bodies import ClientLeft, disconnected, read_body
+from gateway.wire.headers import read_headers
 from gateway.wire.hot import HotPath
 
 _FULL_BYTES = 256 * 1024  # beyond it the upstream waits for the client
@@ -38,31 +38,37 @@ class Twin:
             await self._answer(found, scope, receive, send)
 
     async def _answer(self, found: HotPath, scope: Scope, receive: Receive, send: Send) -> None:
-        client = _Client()
+        client, services = _Client(), self._services
+        seconds = services.settings.gateway.body_seconds
         try:
-            body = await read_body(scope, receive, self._services.max_body_bytes)
+            headers = read_headers(scope["headers"])
+            caller = admit(headers, services)
+            body = await read_body(scope, receive, services.max_body_bytes, seconds)
         except ClientLeft:
             return
         except ApiError as error:
-            client.reply(error.status, error.head, error_body(found.dialect, error, ""))
+            if error.status == 408:  # what was not read would be taken for the next request
+                error.headers["connection"] = "close"
+            refuse(found.dialect, error, client, services)
             await client.send_all(send)
             return
-        exchange = Exchange(self._services, client)
-        incoming = Incoming(found.dialect, found.path_ids, found.query, scope["headers"], body)
+        exchange = client.exchange = Exchange(services, client)
+        incoming = Incoming(found, headers, caller, body)
         left = asyncio.ensure_future(disconnected(receive))
         left.add_done_callback(lambda _: client.wake())
         try:
             exchange.start(incoming)
+            await client.send_all(send)  # a refusal is there at once
             while not client.is_over:
                 await client.wait()
-                if client.is_full:
-                    exchange.on_client_full()
                 if left.done() and not client.is_over:
                     exchange.on_client_left()
                     return
                 await client.send_all(send)
                 exchange.on_client_ready()
         except asyncio.CancelledError:
+            if client.is_aborted:
+                return
             # The server's grace is over: say so to the client, record what there is.
             exchange.on_shutdown()
             await client.send_all(send)
@@ -78,7 +84,9 @@ class _Client:
         self._messages: deque[Message] = deque()
         self._size = 0
         self._news = asyncio.Event()
-        self.is_over = False
+        self._task = asyncio.current_task()
+        self.exchange: Exchange | None = None
+        self.is_over = self.is_aborted = False
 
     # -- what the exchange does ----------------------------------------------------
 
@@ -94,24 +102,24 @@ class _Client:
     def write(self, piece: bytes) -> None:
         self._size += len(piece)
         self._put({"type": "http.response.body", "body": piece, "more_body": True})
+        if self._size > _FULL_BYTES and self.exchange is not None:
+            self.exchange.on_client_full()
 
     def end(self, piece: bytes) -> None:
         self.is_over = True
         self._put({"type": "http.response.body", "body": piece})
 
     def abort(self) -> None:
-        self.is_over = True  # without a last message the server closes the connection
-        self.wake()
+        # Without a last message the server closes the connection; whoever sends waits in vain.
+        self.is_over = self.is_aborted = True
+        if self._task is not None:
+            self._task.cancel()
 
     def _put(self, message: dict[str, Any]) -> None:
         self._messages.append(message)
         self.wake()
 
     # -- what the shell does -------------------------------------------------------
-
-    @property
-    def is_full(self) -> bool:
-        return self._size > _FULL_BYTES
 
     def wake(self) -> None:
         self._news.set()

@@ -104,9 +104,9 @@ def test_direct_is_always_visited_and_once() -> None:
 
 def test_an_unknown_gateway_is_a_wrong_argument(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        parser().parse_args(["--only", "ratchet,ngnix"])
+        parser().parse_args(["--only", "ratchet,enginx"])
 
-    assert "ngnix" in capsys.readouterr().err
+    assert "enginx" in capsys.readouterr().err
 
 
 def test_the_short_run_of_the_issue_is_understood() -> None:

@@ -26,6 +26,7 @@ SCRIPTS = ROOT / "tests" / "clients" / "scripts"
 ENVIRONMENTS = ROOT / ".venv-clients"
 CLIENT_KEY = "sk-of-the-client"
 UPSTREAM_KEY = "sk-of-the-upstream"
+OUR_FIELDS = {"session_id", "task_id", "agent_id"}
 SECONDS = 120  # a script that hangs ends here
 
 _ID = re.compile(
@@ -95,6 +96,11 @@ CLIENTS = (
     Client("anthropic_messages.py", dialect="messages"),
     Client("openai_rest.py", dialect="rest"),
 )
+ERRORS = (
+    Client("openai_errors.py", arguments=("chat",)),
+    Client("openai_errors.py", arguments=("responses",), dialect="responses"),
+    Client("anthropic_errors.py", dialect="messages"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +144,6 @@ def environment(url: str, key: str, home: Path, client: Client) -> dict[str, str
         "AZURE_OPENAI_ENDPOINT": url,
         "AZURE_OPENAI_API_KEY": key,
         "NODE_PATH": str(client.home / "node_modules"),
-        "PYTHONDONTWRITEBYTECODE": "",
         "CREWAI_DISABLE_TELEMETRY": "true",
         "CREWAI_TESTING": "true",
         "LITELLM_LOCAL_MODEL_COST_MAP": "True",
@@ -164,6 +169,13 @@ def numbered(content: Any) -> Any:
     names: dict[str, str] = {}
     raw = json.dumps(content, sort_keys=True)
     return json.loads(_ID.sub(lambda m: names.setdefault(m[0], f"id-{len(names)}"), raw))
+
+
+def without_ids(sent: Any) -> Any:
+    """A body without the ids that are meant for the gateway: the one thing that it takes out."""
+    if not isinstance(sent, dict):
+        return sent
+    return {name: value for name, value in sent.items() if name not in OUR_FIELDS}
 
 
 def without_additions(sent: Any, seen: Any, models: Collection[str] = ()) -> Any:

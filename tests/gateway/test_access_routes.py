@@ -30,6 +30,7 @@ ROUTES: dict[tuple[str, str], set[ScopeName] | None] = {
     ("GET", "/metrics"): OPEN,
     ("HEAD", "/"): OPEN,
     ("HEAD", "/v1"): OPEN,
+    ("HEAD", "/openai/v1/"): OPEN,
     ("POST", "/v1/chat/completions"): {"inference"},
     ("POST", "/v1/completions"): {"inference"},
     ("POST", "/v1/embeddings"): {"inference"},
@@ -37,7 +38,18 @@ ROUTES: dict[tuple[str, str], set[ScopeName] | None] = {
     ("POST", "/v1/messages"): {"inference"},
     ("GET", "/v1/models"): {"inference", "read"},
     ("GET", "/v1/models/{name:path}"): {"inference", "read"},
+    ("HEAD", "/v1/models"): {"inference", "read"},
+    ("HEAD", "/v1/models/{name:path}"): {"inference", "read"},
     ("POST", "/v1/models/{name:path}"): {"inference"},
+    ("GET", "/v1/deployments"): {"inference", "read"},
+    ("GET", "/v1/deployments/{name:path}"): {"inference", "read"},
+    ("HEAD", "/v1/deployments"): {"inference", "read"},
+    ("HEAD", "/v1/deployments/{name:path}"): {"inference", "read"},
+    ("GET", "/v1/responses/{id}"): {"inference"},
+    ("DELETE", "/v1/responses/{id}"): {"inference"},
+    ("GET", "/v1/responses/{id}/input_items"): {"inference"},
+    ("POST", "/v1/responses/{id}/cancel"): {"inference"},
+    ("POST", "/v1/messages/count_tokens"): {"inference"},
     ("GET", "/v1/{rest:path}"): {"inference"},
     ("POST", "/v1/{rest:path}"): {"inference"},
     ("DELETE", "/v1/{rest:path}"): {"inference"},
@@ -71,7 +83,7 @@ def guarded(start: Callable[..., Running], redis: Any = None, **sections: Any) -
 
 def path_of(template: str) -> str:
     named = {"{name:path}": "policy", "{rest:path}": "embeddings", "{wanted}": "traj_x"}
-    for part, value in {**named, "{feedback_id}": "x"}.items():
+    for part, value in {**named, "{feedback_id}": "x", "{id}": "resp_x"}.items():
         template = template.replace(part, value)
     return template
 
@@ -137,9 +149,7 @@ def test_a_key_for_some_models_opens_no_route_that_could_ask_for_others(
 @pytest.mark.parametrize(
     ("method", "path", "scope"),
     [
-        ("POST", "/v1/responses", "inference"),
-        ("GET", "/v1/responses/resp_1", "inference"),
-        ("POST", "/v1/messages/count_tokens", "inference"),
+        ("POST", "/v1/responses/compact", "inference"),
         ("POST", "/openai/deployments/d/chat/completions", "inference"),
         ("GET", "/openai/models", "inference"),
         ("POST", "/training/anything/new", "admin"),

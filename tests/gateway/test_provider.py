@@ -65,8 +65,9 @@ def test_only_listed_parameters_pass() -> None:
 def test_tools_that_litellm_would_run_itself_are_dropped() -> None:
     function = {"type": "function", "function": {"name": "f"}}
     mcp = {"type": "mcp", "server_url": "litellm_proxy"}
-    assert chat_parameters({"tools": [function, mcp, "odd"]})["tools"] == [function]
-    assert "tools" not in chat_parameters({"tools": [mcp]})
+    assert chat_parameters({"tools": [function, mcp, "odd", {"type": []}]})["tools"] == [function]
+    for none in ([mcp], [], None, 5, "odd"):
+        assert "tools" not in chat_parameters({"tools": none})
     assert "tool_choice" not in chat_parameters({"tools": [mcp], "tool_choice": "required"})
 
 

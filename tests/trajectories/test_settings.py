@@ -8,7 +8,12 @@ import pytest
 from pydantic import BaseModel
 
 from trajectories.errors import SettingsError
-from trajectories.settings import Settings, load_settings
+from trajectories.settings import (
+    OtherUpstreamSettings,
+    RouteSettings,
+    Settings,
+    load_settings,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -40,6 +45,11 @@ OTHER: dict[tuple[str, ...], tuple[str, Any]] = {
     ("gateway", "aliases"): ('["a","b"]', ("a", "b")),
     ("gateway", "api_key"): ("sk-1", "sk-1"),
     ("gateway", "durability"): ("required", "required"),
+    ("upstreams",): (
+        '{"big": {"url": "http://big"}}',
+        {"big": OtherUpstreamSettings(url="http://big")},
+    ),
+    ("routes",): ('{"a": {"upstream": "policy"}}', {"a": RouteSettings(upstream="policy")}),
     ("rewards", "air"): ('{"truncated": -0.1}', {"truncated": -0.1}),
     ("trainer", "algorithm"): ("sft", "sft"),
     ("trainer", "dtype"): ("bfloat16", "bfloat16"),

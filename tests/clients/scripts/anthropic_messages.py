@@ -73,6 +73,15 @@ def structured(question: str) -> Any:
     return answer.parsed_output
 
 
+def named(question: str) -> Any:
+    return client.messages.create(
+        model=MODEL,
+        max_tokens=200,
+        messages=[{"role": "user", "content": question}],
+        extra_body={"session_id": "named-by-the-body"},
+    ).content
+
+
 def count(question: str) -> Any:
     messages: list[Any] = [{"role": "user", "content": question}]
     return client.messages.count_tokens(model=MODEL, messages=messages)
@@ -91,4 +100,4 @@ def turn(answer: Any) -> list[Any]:
 
 
 if __name__ == "__main__":
-    play(plain, streamed, tools, tools_streamed, structured, count)
+    play(plain, streamed, tools, tools_streamed, structured, named, count)

@@ -86,6 +86,16 @@ def forced_tool(question: str) -> Any:
     return answer.choices[0].message.tool_calls
 
 
+def named(question: str) -> Any:
+    messages: list[Any] = [{"role": "user", "content": question}]
+    session = {"session_id": "named-by-the-body", "agent_id": "guide"}
+    answers = [
+        client.chat.completions.create(model=MODEL, messages=messages, extra_body=session),
+        client.chat.completions.create(model=MODEL, messages=messages, extra_body=session),
+    ]
+    return [answer.choices[0].message.content for answer in answers]
+
+
 def result(call_id: str, function: Any) -> dict[str, Any]:
     content = get_weather(**json.loads(function.arguments))
     return {"role": "tool", "tool_call_id": call_id, "content": content}
@@ -117,4 +127,5 @@ if __name__ == "__main__":
         tools_streamed,
         structured,
         forced_tool,
+        named,
     )

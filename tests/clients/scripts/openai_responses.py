@@ -49,6 +49,12 @@ def structured(question: str) -> Any:
     return client.responses.parse(model=MODEL, input=question, text_format=Weather).output_parsed
 
 
+def named(question: str) -> Any:
+    return client.responses.create(
+        model=MODEL, input=question, extra_body={"session_id": "named-by-the-body"}
+    ).output_text
+
+
 def result(item: Any) -> dict[str, Any]:
     output = get_weather(**json.loads(item.arguments))
     return {"type": "function_call_output", "call_id": item.call_id, "output": output}
@@ -80,4 +86,4 @@ def collect(stream: Any) -> Any:
 
 
 if __name__ == "__main__":
-    play(plain, streamed, tools, tools_streamed, structured)
+    play(plain, streamed, tools, tools_streamed, structured, named)
