@@ -5,9 +5,12 @@ a limit of seconds does not need to be kept to the millisecond.
 """
 
 import asyncio
+import logging
 import time
 
 from gateway.services import Services
+
+logger = logging.getLogger(__name__)
 
 TICK_SECONDS = 0.1
 
@@ -17,10 +20,11 @@ async def tick(services: Services) -> None:
     while True:
         await asyncio.sleep(TICK_SECONDS)
         now = time.monotonic()
-        for exchange in list(services.exchanges):
-            exchange.on_tick(now)
-        for connection in list(services.connections):
-            connection.on_tick(now)
+        for waiting in (*services.exchanges, *services.connections):
+            try:
+                waiting.on_tick(now)
+            except Exception:  # one that is broken must not stop the clock of all
+                logger.exception("a call or a connection could not be ended in time")
         for server in services.servers.values():
             server.drop_idle(now)
 

@@ -497,13 +497,15 @@ class Exchange:
         """
         services, call, asked = self._services, self._call, self._asked
         usage = asked.reply.usage if folded is None else folded.usage
+        if usage is None and folded is None and not asked.reply.needs_bytes:
+            usage = asked.reply.folded().usage  # a client that left early has used tokens, too
         if usage:
             services.spend(call.caller, usage)
-        services.metrics.outcomes.add(outcome or _outcome_of(folded))
         if self._span is not None:
             self._span.end(status or self._status, outcome, usage, lambda: self._answer(folded))
         if not call.is_recorded:
             return
+        services.metrics.outcomes.add(outcome or _outcome_of(folded))
         ending = Ending(
             outcome=outcome,
             ended=time.monotonic(),

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from gateway.wire.headers import RequestHeaders
 from gateway.wire.hot import HotPath
 
-_LENGTH = re.compile(rb"\r\ncontent-length: *([0-9]+)\r\n", re.IGNORECASE)
+_LENGTH = re.compile(rb"\r\ncontent-length: *([0-9]+)(?=\r\n)", re.IGNORECASE)
 _MOST_DIGITS = 9
 
 

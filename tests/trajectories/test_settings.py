@@ -50,6 +50,7 @@ OTHER: dict[tuple[str, ...], tuple[str, Any]] = {
         {"big": OtherUpstreamSettings(url="http://big")},
     ),
     ("routes",): ('{"a": {"upstream": "policy"}}', {"a": RouteSettings(upstream="policy")}),
+    ("tracing", "endpoint"): ("http://otel:4318", "http://otel:4318"),
     ("rewards", "air"): ('{"truncated": -0.1}', {"truncated": -0.1}),
     ("trainer", "algorithm"): ("sft", "sft"),
     ("trainer", "dtype"): ("bfloat16", "bfloat16"),
