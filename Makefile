@@ -18,7 +18,7 @@ $(STAMP): pyproject.toml constraints.txt tools/cpu_stub_wheels.py
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python tools/cpu_stub_wheels.py $(VENV)/stub-wheels
 	$(BIN)/pip install --quiet --disable-pip-version-check --find-links $(CURDIR)/$(VENV)/stub-wheels \
-	  -c constraints.txt -e ".[gateway,workers,trainer,inference,demo,dev]"
+	  -c constraints.txt -e ".[gateway,otel,workers,trainer,inference,demo,dev]"
 	touch $@
 
 test: $(STAMP) ## the whole suite, real Redis and real vLLM on CPU included
@@ -36,7 +36,7 @@ test-providers: ## the tests of foreign providers, with litellm
 	test -x $(VENV)/providers/bin/python || $(PYTHON) -m venv $(VENV)/providers
 	$(VENV)/providers/bin/pip install --quiet --disable-pip-version-check \
 	  -c constraints-providers.txt -e ".[gateway,workers,providers,dev]" httpx2
-	$(VENV)/providers/bin/python -m pytest tests/gateway/test_provider.py
+	$(VENV)/providers/bin/python -m pytest tests/gateway/test_provider.py tests/gateway/test_foreign.py
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -35,7 +35,6 @@ logger = logging.getLogger(__name__)
 
 _SHIPPING_SECONDS = 10  # what a batch may take longer than a command that somebody waits for
 _FIRST_SNAPSHOT_SECONDS = 1.0
-_COLLECT_AFTER = (10_000, 20, 50)  # a call makes many short-lived objects, and no cycles
 
 
 def create_app(
@@ -108,7 +107,6 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[dict[str, Services]]:
             await services.siblings.open()
         gc.collect()
         gc.freeze()  # what is here now stays: the collector need not look at it again
-        gc.set_threshold(*_COLLECT_AFTER)
         try:
             yield {STATE: services}
         finally:

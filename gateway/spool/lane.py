@@ -19,7 +19,7 @@ from trajectories import keys
 from trajectories.connection import Redis
 
 BATCH = 500
-BATCH_BYTES = 4 * 1024 * 1024
+BATCH_BYTES = 1024 * 1024
 HIGH_WATER = 50_000  # entries not consumed yet; beyond it records wait on our disk
 
 

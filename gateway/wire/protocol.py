@@ -156,6 +156,7 @@ class HotCycle:
 
     def abort(self) -> None:
         self.response_complete = True
+        self.exchange = None
         self._protocol.transport.abort()
 
     def _write(self, content: bytes) -> None:
@@ -164,6 +165,8 @@ class HotCycle:
 
     def _end(self) -> None:
         self.response_complete = True
+        # The two know each other: left so, all that a call held would wait for the collector.
+        self.exchange = None
         self._protocol.hot_done(self)
 
 
@@ -360,7 +363,7 @@ class HotProtocol(HttpToolsProtocol):
         else:
             assert self._services is not None
             self._hot = receiving
-            pieces = receiving.pieces
+            pieces, receiving.pieces = receiving.pieces, []
             body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
             if receiving.keep_alive:
                 self._known = known_head(self._chunk, body, *receiving.seen())

@@ -75,6 +75,7 @@ class Twin:
             raise
         finally:
             left.cancel()
+            client.exchange = None
 
 
 class _Client:

@@ -32,6 +32,7 @@ from aiohttp import web
 
 EOS = 2
 FINGERPRINT = "vllm-fake-0"
+NO_DETAILS = {"prompt_tokens_details": None, "completion_tokens_details": None}
 FAULTS = {
     "crash_before": "the connection closes before the status line",
     "crash_after": "the connection closes after `fault_after` chunks",
@@ -430,6 +431,12 @@ class _Answer:
         """vLLM's default form: `call_...` is what OpenAI writes."""
         return "chatcmpl-tool-" + hashlib.md5(f"{self._id}/{number}".encode()).hexdigest()
 
+    def _whole_calls(self) -> list[dict[str, Any]]:
+        return [
+            {"id": self._call_id(number), "type": "function", "function": call}
+            for number, call in enumerate(self._calls)
+        ]
+
     def _finish(self, found: list[str]) -> str:
         if found[-1]:
             return "length"
@@ -447,10 +454,7 @@ class _Answer:
                 "annotations": None,
                 "audio": None,
                 "function_call": None,
-                "tool_calls": [
-                    {"id": self._call_id(number), "type": "function", "function": call}
-                    for number, call in enumerate(self._calls)
-                ],
+                **({"tool_calls": self._whole_calls()} if self._calls else {}),
                 "reasoning": None,
             }
             choices.append(
@@ -472,11 +476,13 @@ class _Answer:
             "choices": choices,
             "service_tier": None,
             "system_fingerprint": FINGERPRINT,
-            "usage": _usage(len(self._prompt), total),
+            "usage": _usage(len(self._prompt), total) | NO_DETAILS,
             "prompt_logprobs": None,
             "prompt_token_ids": self._prompt if self._wants_ids else None,
             "prompt_text": None,
             "kv_transfer_params": None,
+            "ec_transfer_params": None,
+            "metrics": None,
         }
 
     def _chunk(self, choices: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
@@ -509,7 +515,6 @@ class _Answer:
                         yield chunk
         if self._wants_usage:
             usage = _usage(len(self._prompt), sum(map(len, answers)))
-            del usage["prompt_tokens_details"]
             yield self._chunk([], usage=usage, system_fingerprint=FINGERPRINT)
 
     def _token(self, index: int, position: int, found: list[str]) -> dict[str, Any] | None:
@@ -538,7 +543,7 @@ class _Answer:
 
     def _delta(self, position: int, found: list[str]) -> dict[str, Any] | None:
         if not self._calls:
-            return {"content": found[position]}
+            return {"content": found[position]} if found[position] else None
         # The parser speaks at two tokens: the name, then the arguments.
         speaks_at = (len(found) // 2, len(found) - 2)
         if position not in speaks_at:
@@ -546,7 +551,7 @@ class _Answer:
         calls = []
         for number, call in enumerate(self._calls):
             if position == speaks_at[0]:
-                function = {"name": call["name"], "arguments": ""}
+                function = {"name": call["name"]}
                 calls.append(
                     {
                         "id": self._call_id(number),
@@ -557,7 +562,7 @@ class _Answer:
                 )
             else:
                 calls.append({"index": number, "function": {"arguments": call["arguments"]}})
-        return {"tool_calls": calls}
+        return {"content": None, "tool_calls": calls}
 
 
 class _Completion:
@@ -646,7 +651,7 @@ class _Completion:
             "choices": choices,
             "service_tier": None,
             "system_fingerprint": FINGERPRINT,
-            "usage": _usage(prompt_total, total),
+            "usage": _usage(prompt_total, total) | NO_DETAILS,
             "kv_transfer_params": None,
             "ec_transfer_params": None,
             "metrics": None,
@@ -660,7 +665,6 @@ class _Completion:
         if self._wants_usage:
             prompt = sum(len(ids) for ids, _, _ in answers[:: self._n])
             usage = _usage(prompt, sum(len(found) for _, _, found in answers))
-            del usage["prompt_tokens_details"]
             yield {**self._head, "choices": [], "usage": usage, "system_fingerprint": FINGERPRINT}
 
     def _chunk(
@@ -743,7 +747,6 @@ def _usage(prompt: int, completion: int) -> dict[str, Any]:
         "prompt_tokens": prompt,
         "total_tokens": prompt + completion,
         "completion_tokens": completion,
-        "prompt_tokens_details": None,
     }
 
 

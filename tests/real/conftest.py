@@ -39,6 +39,7 @@ class RealEngine:
     url: str
     model: Path
     log: list[str]
+    pid: int
 
 
 @pytest.fixture(scope="session")
@@ -74,7 +75,8 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealEngine]:
             child.stop()
             pytest.fail("vLLM did not start:\n" + "\n".join(log[-40:]))
         time.sleep(0.3)
-    yield RealEngine(url, model, log)
+    assert child.pid is not None
+    yield RealEngine(url, model, log, child.pid)
     child.stop()
 
 

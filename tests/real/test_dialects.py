@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import anthropic
@@ -398,6 +399,7 @@ def test_tokens_are_counted_as_the_engine_then_counts_them(gateway: Gateway, too
 
 
 LONG_TOKENS = 450
+ATTEMPTS = 5
 LONG: Body = {"model": "policy", "stream": True, "ignore_eos": True}
 LONG_BODIES: dict[str, Body] = {
     "chat/completions": {"messages": QUESTION, "max_tokens": LONG_TOKENS},
@@ -407,20 +409,42 @@ LONG_BODIES: dict[str, Body] = {
 }
 
 
+@pytest.fixture
+def slow_engine(engine: RealEngine) -> Iterator[RealEngine]:
+    """The engine, behind all others in the queue for the processor.
+
+    vLLM's processes wait for each other in a loop. Where there are two cores for everything,
+    Linux may let nobody else run until an answer is whole: no client, no gateway.
+    """
+    niceness = Path(f"/proc/{engine.pid}/autogroup")
+    if not niceness.exists():
+        yield engine
+        return
+    niceness.write_text("10")
+    yield engine
+    niceness.write_text("0")
+
+
 @pytest.mark.parametrize("path", LONG_BODIES)
 def test_the_engine_stops_when_the_client_hangs_up(
-    engine: RealEngine, gateway: Gateway, path: str
+    slow_engine: RealEngine, gateway: Gateway, path: str
 ) -> None:
-    before = metric(engine.url, "generation_tokens_total")
-    body = LONG | LONG_BODIES[path]
-    with httpx2.stream("POST", f"{gateway.url}/v1/{path}", json=body, timeout=60) as answer:
-        assert answer.status_code == 200
-        next(answer.iter_raw())
-    wait_for(lambda: is_idle(engine), seconds=20)
-    assert metric(engine.url, "generation_tokens_total") - before < LONG_TOKENS
+    engine = slow_engine
+    for _ in range(ATTEMPTS):  # now and then it is done before the gateway hears of anything
+        before = metric(engine.url, "generation_tokens_total")
+        body = LONG | LONG_BODIES[path]
+        with httpx2.stream("POST", f"{gateway.url}/v1/{path}", json=body, timeout=60) as answer:
+            assert answer.status_code == 200
+            next(answer.iter_raw())
+        wait_for(lambda: is_idle(engine), seconds=20)
+        generated = metric(engine.url, "generation_tokens_total") - before
+        if generated < LONG_TOKENS:
+            break
+    assert generated < LONG_TOKENS
 
-    transition = wait_for(lambda: is_left(gateway.last()) and gateway.last())
+    transition = gateway.last()
     assert (transition.dialect, transition.is_streamed) == (path.partition("/")[0], True)
+    assert transition.outcome is Outcome.DISCONNECTED
     for choice in transition.choices:
         assert len(choice.token_ids) == len(choice.logprobs) < LONG_TOKENS
 
