@@ -238,7 +238,7 @@ static void write_whole(struct script *s, int flags) {
     addf(t, "{\"index\":0,\"message\":{\"role\":\"assistant\",\"content\":\"");
     for (int i = 0; i < WHOLE_TOKENS - 1; i++) addf(t, "%s", word(i));
     addf(t, "\",\"refusal\":null,\"annotations\":null,\"audio\":null,\"function_call\":null,"
-            "\"tool_calls\":[],\"reasoning\":null},\"logprobs\":");
+            "\"reasoning\":null},\"logprobs\":");
     if (flags & WITH_LOGPROBS) {
         addf(t, "{\"content\":[");
         for (int i = 0; i < WHOLE_TOKENS; i++) {
@@ -259,16 +259,20 @@ static void write_whole(struct script *s, int flags) {
     addf(t, ",\"routed_experts\":null}],\"service_tier\":null,"
             "\"system_fingerprint\":\"vllm-0.32.0-wire\",");
     add_usage(t, WHOLE_TOKENS);
-    addf(t, ",\"prompt_tokens_details\":null},\"prompt_logprobs\":null,");
+    addf(t, ",\"prompt_tokens_details\":null,\"completion_tokens_details\":null},"
+            "\"prompt_logprobs\":null,");
     add_prompt_ids(t, flags);
-    addf(t, ",\"prompt_text\":null,\"kv_transfer_params\":null}");
+    addf(t, ",\"prompt_text\":null,\"kv_transfer_params\":null,"
+            "\"ec_transfer_params\":null,\"metrics\":null}");
 }
 
 static void write_token(struct script *s, int position, int flags) {
     struct text *t = &s->bytes;
     int is_last = position == STREAM_TOKENS - 1;
     const char *piece = is_last ? "" : word(position);
-    addf(t, "{\"index\":0,\"delta\":{\"content\":\"%s\"},\"logprobs\":", piece);
+    addf(t, "{\"index\":0,\"delta\":{");
+    if (!is_last) addf(t, "\"content\":\"%s\"", piece);
+    addf(t, "},\"logprobs\":");
     if (flags & WITH_LOGPROBS) {
         addf(t, "{\"content\":[");
         add_logprob(t, position, piece);

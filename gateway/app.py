@@ -118,7 +118,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[dict[str, Services]]:
             for server in services.servers.values():
                 await server.closed()
             await asyncio.to_thread(services.shipper.stop)
-            services.responses.close()
+            await asyncio.to_thread(services.responses.close)
             if services.siblings is not None:
                 await services.siblings.close()
             if services.tracer is not None:

@@ -23,7 +23,7 @@ from gateway.reception import Incoming, receive
 from gateway.responses_store import earlier_of
 from gateway.routing import Route
 from gateway.services import Services
-from gateway.spool.payload import FOLDS, stream_payload, whole_payload
+from gateway.spool.payload import FOLDS, stream_payload, usage_of, whole_payload
 from gateway.tracing import CallSpan
 from gateway.upstreams.balance import Replica
 from gateway.upstreams.breaker import FAILURE_STATUSES
@@ -136,6 +136,7 @@ class Exchange:
         try:
             self._call = call = receive(request)
             self._targets = services.table.targets(call.model, call.dialect)
+            named = named_responses(call.body) if call.dialect == "responses" else []
         except ApiError as error:
             self._phase = _Phase.OVER
             refuse(request.path.dialect, error, self._client, services)
@@ -144,7 +145,7 @@ class Exchange:
         services.retries.count(call.started)
         if services.tracer is not None:
             self._span = services.tracer.start(call)
-        if call.dialect == "responses" and (named := named_responses(call.body)):
+        if named:
             self._route = Route(call.model)  # until it is known what it builds on
             self._deadline = call.started + _RECALL_SECONDS
             self._recalling = asyncio.ensure_future(self._recall(named))
@@ -207,6 +208,9 @@ class Exchange:
 
     def _on_bug(self, error: Exception) -> None:
         logger.error("a call failed", exc_info=error)
+        if self._phase is _Phase.OVER:  # what was to be the answer could not be handed over
+            self._client.abort()
+            return
         self._break_off(ApiError(500, "internal_error", "the gateway failed; see its log"))
 
     # -- asking --------------------------------------------------------------------
@@ -214,11 +218,9 @@ class Exchange:
     async def _recall(self, named: list[str]) -> None:
         """Look up the responses that the call builds on, then begin."""
         store, call = self._services.responses, self._call
-        found = [store.recall(call.caller.tenant, response_id) for response_id in named]
-        if None in found:
-            load = [asyncio.to_thread(store.load, call.caller.tenant, name) for name in named]
-            found = list(await asyncio.gather(*load))
-        known = [kept for kept in found if kept is not None]
+        known = store.recall(call.caller.tenant, named)
+        if len(known) < len(named):
+            known = await asyncio.to_thread(store.load, call.caller.tenant, named)
         if known:
             call.earlier = earlier_of(known, call.body.get("previous_response_id"))
             call.continue_trajectory(call.earlier.trajectory_id)
@@ -323,6 +325,11 @@ class Exchange:
             self._release(is_well=status not in FAILURE_STATUSES)
             self._ask_the_next(ApiError(status, "upstream_error", f"the upstream said {status}"))
             return
+        if not 200 <= status <= 599:
+            self._cancel()
+            message = f"the upstream answered with the status {status}"
+            self._fail(ApiError(502, "upstream_garbage", message, retry_after=1))
+            return
         self._status = status
         self._phase = _Phase.WAITING
         # A server may send its head at once, and then think for as long as it may.
@@ -338,7 +345,7 @@ class Exchange:
         if self._first_byte is None:
             self._first_byte = now
             self._phase = _Phase.ANSWERING
-        if not self._is_paused:
+        if not self._is_paused and self._phase is not _Phase.ENDING:
             self._deadline = min(now + self._server.idle_seconds, self._last_moment)
         if self._is_streamed:
             self._take_events(piece, is_last)
@@ -399,7 +406,11 @@ class Exchange:
             body, folded = self._asked.reply.refusal(self._status, raw)
             self._record(Outcome.FAILED, folded)
         else:
-            body, folded = self._asked.reply.whole(raw)
+            try:
+                body, folded = self._asked.reply.whole(raw)
+            except ApiError as error:
+                self._break_off(error)
+                return
             self._record(None, folded)
             self._services.keep_response(self._call, self._asked)
         self._over()
@@ -459,7 +470,11 @@ class Exchange:
         self._release(is_well=None)
         outcome = Outcome.INCOMPLETE if self._first_byte is not None else Outcome.FAILED
         status = self._status if self._has_begun else error.status
-        self._record(outcome, error=error.message, status=status)
+        try:
+            self._record(outcome, error=error.message, status=status)
+        except Exception:  # the client is told in any case
+            self._services.metrics.dropped.inc()
+            logger.exception("a record was lost", extra={"record": self._call.id})
         self._over(status=status)
         if self._has_begun:
             self._client.end(cleaned + self._asked.reply.broken(error.code, error.message))
@@ -497,8 +512,8 @@ class Exchange:
         """
         services, call, asked = self._services, self._call, self._asked
         usage = asked.reply.usage if folded is None else folded.usage
-        if usage is None and folded is None and not asked.reply.needs_bytes:
-            usage = asked.reply.folded().usage  # a client that left early has used tokens, too
+        if usage is None and folded is None and asked.reply.needs_bytes:
+            usage = usage_of(asked.stream_dialect, self._pieces)
         if usage:
             services.spend(call.caller, usage)
         if self._span is not None:

@@ -89,14 +89,24 @@ def _attempt(count: bytes | None) -> int:
 
 def _conversation(key_id: str | None, body: dict[str, object]) -> int:
     """A number that stays the same through a conversation: of its key and its first user turn."""
-    messages = body.get("messages", body.get("input"))
-    if isinstance(messages, list):
-        for message in messages:
-            if isinstance(message, dict) and message.get("role") not in ("system", "developer"):
-                content = message.get("content")
-                text = content if isinstance(content, str) else repr(content)
-                return crc32(f"{key_id} {text[:_TOLD_BY]}".encode("utf-8", "replace"))
-    return crc32(str(messages)[:_TOLD_BY].encode("utf-8", "replace"))
+    turns = body.get("messages", body.get("input", body.get("prompt")))
+    if isinstance(turns, list):
+        others = (
+            turn.get("content")
+            for turn in turns
+            if isinstance(turn, dict) and turn.get("role") not in ("system", "developer")
+        )
+        turns = next(others, None)
+    return crc32(f"{key_id} {_beginning(turns)}".encode("utf-8", "replace"))
+
+
+def _beginning(content: object) -> str:
+    """The first words of a content, however it is written; cheap, whatever its size."""
+    if isinstance(content, list):
+        content = next((part for part in content if isinstance(part, dict)), None)
+    if isinstance(content, dict):
+        content = content.get("text")
+    return content[:_TOLD_BY] if isinstance(content, str) else ""
 
 
 def _passed_on_query(query: bytes) -> bytes:

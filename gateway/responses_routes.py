@@ -58,9 +58,10 @@ class StoredResponses:
         """What our store answers; None when it does not know the response."""
         caller: Caller = scope["state"][CALLER]
         store = self._services.responses
-        kept = await asyncio.to_thread(store.load, caller.tenant, response_id)
-        if kept is None:
+        found = await asyncio.to_thread(store.load, caller.tenant, [response_id])
+        if not found:
             return None
+        kept = found[0]
         query = parse_qs(scope.get("query_string", b"").decode("latin-1"))
         if part == "cancel":
             message = "only a response in the background can be cancelled; this one has ended"

@@ -7,8 +7,10 @@ so, and no record: those travel by the spool.
 """
 
 import logging
+import threading
+import time
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +23,7 @@ from trajectories.connection import Redis, RedisError
 logger = logging.getLogger(__name__)
 
 _REMEMBERED_BYTES = 16 * 1024 * 1024
+_WAITING_BYTES = 16 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,43 +46,54 @@ class Earlier:
 
 
 class ResponsesStore:
-    """Of one process. `keep` and `recall` belong to the event loop, `load` to a thread."""
+    """Of one process. `keep` and `recall` belong to the event loop, the rest to threads."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis: Any = redis
+        self._mutex = threading.Lock()
         self._remembered: OrderedDict[tuple[str, str], bytes] = OrderedDict()
         self._size = 0
+        self._waiting = 0  # bytes on their way to Redis
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="responses")
+        self._silent_until = 0.0
 
     def keep(self, tenant: str, kept: KeptResponse) -> None:
         """Remember a response, and write it to Redis in the background."""
         encoded = orjson.dumps(kept)
         response_id = str(kept.response["id"])
         self._remember((tenant, response_id), encoded)
+        if self._waiting + len(encoded) > _WAITING_BYTES:
+            self._warn("Redis does not keep up")
+            return
+        self._waiting += len(encoded)
         self._writer.submit(self._write, tenant, response_id, encoded)
 
-    def recall(self, tenant: str, response_id: str) -> KeptResponse | None:
-        """A response that is still in memory."""
-        encoded = self._remembered.get((tenant, response_id))
-        return None if encoded is None else _decoded(encoded)
+    def recall(self, tenant: str, response_ids: Sequence[str]) -> list[KeptResponse]:
+        """Those of the responses that are still in memory."""
+        with self._mutex:
+            found = [self._remembered.get((tenant, name)) for name in response_ids]
+        return [_decoded(encoded) for encoded in found if encoded is not None]
 
-    def load(self, tenant: str, response_id: str) -> KeptResponse | None:
-        """A response from memory or Redis; None also while Redis is away."""
-        found = self.recall(tenant, response_id)
-        if found is not None:
-            return found
-        try:
-            encoded = self._redis.get(keys.kept_response(tenant, response_id))
-        except RedisError as error:
-            logger.warning("a response cannot be looked up: %s", error)
-            return None
-        return None if encoded is None else _decoded(encoded)
+    def load(self, tenant: str, response_ids: Sequence[str]) -> list[KeptResponse]:
+        """Those that are in memory or Redis; only the former while Redis is away."""
+        with self._mutex:
+            found = [self._remembered.get((tenant, name)) for name in response_ids]
+        missing = [
+            name for name, encoded in zip(response_ids, found, strict=True) if encoded is None
+        ]
+        if missing:
+            names = [keys.kept_response(tenant, name) for name in missing]
+            try:
+                found += self._redis.mget(names)
+            except RedisError as error:
+                self._warn(f"responses cannot be looked up: {error}")
+        return [_decoded(encoded) for encoded in found if encoded is not None]
 
     def forget(self, tenant: str, response_id: str) -> bool:
         """Delete a response; whether it was there. Raises RedisError."""
-        encoded = self._remembered.pop((tenant, response_id), None)
-        if encoded is not None:
-            self._size -= len(encoded)
+        with self._mutex:
+            encoded = self._remembered.pop((tenant, response_id), None)
+            self._size -= len(encoded or b"")
         # Behind the write that may still be under way.
         deleted = self._writer.submit(
             self._redis.delete, keys.kept_response(tenant, response_id)
@@ -87,22 +101,30 @@ class ResponsesStore:
         return bool(deleted) or encoded is not None
 
     def close(self) -> None:
-        """Write what is left."""
-        self._writer.shutdown()
+        """Write what is being written; what waits behind it was kept in memory only."""
+        self._writer.shutdown(cancel_futures=True)
 
     def _write(self, tenant: str, response_id: str, encoded: bytes) -> None:
         try:
             name = keys.kept_response(tenant, response_id)
             self._redis.set(name, encoded, ex=keys.TRAJECTORY_TTL_SECONDS)
         except RedisError as error:
-            logger.warning("a response is kept in memory only: %s", error)
+            self._warn(f"responses are kept in memory only: {error}")
+        finally:
+            self._waiting -= len(encoded)
 
     def _remember(self, name: tuple[str, str], encoded: bytes) -> None:
-        self._remembered[name] = encoded
-        self._size += len(encoded)
-        while self._size > _REMEMBERED_BYTES:
-            _, oldest = self._remembered.popitem(last=False)
-            self._size -= len(oldest)
+        with self._mutex:
+            self._remembered[name] = encoded
+            self._size += len(encoded)
+            while self._size > _REMEMBERED_BYTES and self._remembered:
+                _, oldest = self._remembered.popitem(last=False)
+                self._size -= len(oldest)
+
+    def _warn(self, message: str) -> None:
+        if time.monotonic() >= self._silent_until:
+            self._silent_until = time.monotonic() + 1
+            logger.warning("stored responses: %s", message)
 
 
 def earlier_of(found: Iterable[KeptResponse], previous: str | None) -> Earlier:

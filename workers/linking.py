@@ -11,6 +11,7 @@ import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import orjson
@@ -21,6 +22,7 @@ from trajectories.model import Outcome, Transition
 
 LEAST_TEXT = 24  # characters; shorter answers are said by everybody
 MOST_MESSAGES = 64  # a request is searched from its end, this far
+MOST_IDS = 256  # each is a look-up of its own
 
 # Ids long enough to be random, in whatever text they stand; `call_1` is a counter.
 _ID = re.compile(
@@ -105,7 +107,7 @@ def marks_of(transition: Transition) -> list[Mark]:
     marks: dict[Mark, None] = {}
     for choice in transition.choices:
         answer = choice.message
-        for call_id in _ids_of(answer):
+        for call_id in islice(_ids_of(answer), MOST_IDS):
             marks[Mark(_digest(transition, "id", call_id), trajectory)] = None
         if messages:  # else the system prompt alone tells one conversation from another
             said = normalise({**answer, "role": "assistant"})
@@ -117,7 +119,7 @@ def marks_of(transition: Transition) -> list[Mark]:
             marks[Mark(digest, member)] = None
             head = _digest(transition, "head", text[:LEAST_TEXT])
             marks[Mark(head, f"{member} {len(text)} {digest}")] = None
-        for question in _questions(answer):
+        for question in islice(_questions(answer), MOST_IDS):
             digest = _digest(transition, "text", question)
             marks[Mark(digest, f"{trajectory} {plain[0]}")] = None
     return list(marks)
@@ -130,7 +132,7 @@ def probes_of(transition: Transition) -> list[Probe]:
     newest = range(len(messages) - 1, max(-1, len(messages) - 1 - MOST_MESSAGES), -1)
     probes: dict[Probe, None] = {}
     for index in newest:
-        for call_id in _ids_in(messages[index]):
+        for call_id in islice(_ids_in(messages[index]), MOST_IDS - len(probes)):
             probes[Probe("tool_call_id", _digest(transition, "id", call_id))] = None
     for index in newest:
         if messages[index].get("role") == "assistant":

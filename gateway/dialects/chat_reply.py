@@ -41,8 +41,8 @@ class ChatReply:
 
     @property
     def usage(self) -> dict[str, Any] | None:
-        """The tokens of a stream, once the upstream has told them."""
-        return None if self._stream is None else self._stream.cleaner.usage
+        """The tokens of a stream: told by the upstream, or counted so far."""
+        return None if self._stream is None else self._stream.usage
 
     def feed(self, piece: bytes) -> bytes:
         """The client's bytes for a piece of the stream; [DONE] waits for `finish`."""
@@ -121,7 +121,7 @@ class _Stream:
             piece = self._pending + piece
             self._pending = b""
         # Whole lines pass, so that what is looked at begins with one.
-        if b"[DONE]" in piece:
+        if b"[DONE]" in piece or b'"usage":{' in piece:
             return self._parse(piece)
         end = max(piece.rfind(b"\n"), piece.rfind(b"\r")) + 1
         if len(piece) - end > MAX_EVENT_BYTES:
@@ -156,6 +156,12 @@ class _Stream:
             self.is_done = True
             self._tail = rest
         return self.cleaner.flush() + self._tail
+
+    @property
+    def usage(self) -> dict[str, Any] | None:
+        """The tokens of the answer, as far as they are known."""
+        told = self.cleaner.usage
+        return told if told is not None or self._fold is None else self._fold.usage
 
     def folded(self) -> Folded:
         """What was said so far."""

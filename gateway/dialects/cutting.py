@@ -16,7 +16,7 @@ _LOGPROBS = b'"logprobs":{"content":['
 _AFTER_LOGPROBS = b',"finish_reason":'
 _IDS = b'"token_ids":['
 _PROMPT_IDS = b'"prompt_token_ids":['
-_LOGPROB = re.compile(rb'"logprob":([-+.0-9eE]+),')
+_LOGPROB = re.compile(rb'"logprob":(-?[0-9]+(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?),')
 _DIGITS = b"0123456789,"
 
 

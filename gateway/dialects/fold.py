@@ -160,11 +160,16 @@ class StreamFold:
             response_id=self._response_id,
             choices=choices,
             prompt_token_ids=self._prompt_token_ids,
-            usage=self._usage or self._counted_usage(),
+            usage=self.usage,
             error=self._error,
             is_done=is_done,
             garbage=self._garbage + garbage,
         )
+
+    @property
+    def usage(self) -> dict[str, Any] | None:
+        """The tokens of the answer: as told, else as counted so far."""
+        return self._usage or self._counted_usage()
 
     def _counted_usage(self) -> dict[str, Any] | None:
         if not self._prompt_token_ids:

@@ -14,6 +14,8 @@ from gateway.dialects.fold import Folded
 from gateway.dialects.sse import EventSplitter, parse_chunk
 from gateway.errors import ApiError
 
+_PROMPT_TOKENS = re.compile(rb'"prompt_tokens"\s*:\s*([0-9]{1,12})')
+_TAIL_BYTES = 1024  # of an answer; usage stands at its end
 _LAST = re.compile(
     rb"^event: ?(?:message_stop|response\.completed|response\.incomplete|response\.failed)\s",
     re.MULTILINE,
@@ -96,11 +98,14 @@ class NativeReply:
         if not self._named or self._named not in content:
             return content
         member = re.compile(rb'"model"\s*:\s*' + re.escape(self._named))
-        return member.sub(lambda _: b'"model":' + self._renamed, content)
+        # Once: what else is called so belongs to what was said.
+        return member.sub(lambda _: b'"model":' + self._renamed, content, count=1)
 
 
 class EmbeddingsReply(NativeReply):
-    """Embeddings: a whole answer only, which is not looked into."""
+    """Embeddings: a whole answer only, and nothing of it is looked at but its usage."""
 
     def whole(self, raw: bytes) -> tuple[bytes, Folded]:
-        return self._rename(raw), Folded(is_done=True)
+        found = _PROMPT_TOKENS.search(raw, max(0, len(raw) - _TAIL_BYTES))
+        usage = {"prompt_tokens": int(found[1]), "completion_tokens": 0} if found else None
+        return self._rename(raw), Folded(usage=usage, is_done=True)

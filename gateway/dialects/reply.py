@@ -33,7 +33,10 @@ class Reply(Protocol):
         """What tells the client that its stream will not go on."""
 
     def whole(self, raw: bytes) -> tuple[bytes, Folded]:
-        """The client's bytes for a whole answer, and what is recorded of it."""
+        """The client's bytes for a whole answer, and what is recorded of it.
+
+        Raises ApiError when there is nothing that its client could read.
+        """
 
     def refusal(self, status: int, raw: bytes) -> tuple[bytes, Folded]:
         """The same for an answer that is an error."""

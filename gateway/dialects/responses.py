@@ -72,6 +72,9 @@ _NOT_PASSED = frozenset(
 )
 
 
+MOST_NAMED = 64  # responses that one call builds on: each has to be looked up
+
+
 def parse_responses(raw: bytes, deployment: str | None = None) -> dict[str, Any]:
     """The body as an object, or an ApiError that says what is wrong with it.
 
@@ -124,10 +127,13 @@ def chat_body(body: dict[str, Any], history: list[dict[str, Any]]) -> dict[str, 
 
 
 def named_responses(body: dict[str, Any]) -> list[str]:
-    """The ids of the responses that a body builds on, in one way or another."""
+    """The ids of the responses that a body builds on, in one way or another. Raises ApiError."""
     previous = body.get("previous_response_id")
     found = [previous] if isinstance(previous, str) else []
-    return list(dict.fromkeys([*found, *referenced_responses(body)]))
+    named = list(dict.fromkeys([*found, *referenced_responses(body)]))
+    if len(named) > MOST_NAMED:
+        raise bad_request(f"`input` refers to more than {MOST_NAMED} responses", "input")
+    return named
 
 
 def input_messages(body: dict[str, Any]) -> list[dict[str, Any]]:

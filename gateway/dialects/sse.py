@@ -117,12 +117,12 @@ class StreamCleaner:
 
     def clean_chunk(self, event: bytes, chunk: dict[str, Any] | None) -> bytes:
         """The same where it is known what the event holds; changes `chunk`."""
+        if chunk is not None and isinstance(chunk.get("usage"), dict):
+            self.usage = chunk["usage"]
         if not self._has_work:
             return event
         if chunk is None:
             return self.flush() + event
-        if isinstance(chunk.get("usage"), dict):
-            self.usage = chunk["usage"]
         if self._additions.usage and chunk.get("choices") == [] and chunk.get("usage"):
             return self._release(chunk.get("system_fingerprint"))
         before = self.flush()

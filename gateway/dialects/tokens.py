@@ -20,9 +20,9 @@ from gateway.dialects.sse import parse_chunk
 
 _TOKEN = re.compile(
     rb'(content|reasoning|reasoning_content)":"((?:[^"\\]|\\.)*)"\}'
-    rb',"logprobs":\{"content":\[\{"token":"(?:[^"\\]|\\.)*","logprob":([-+.0-9eE]+)'
+    rb',"logprobs":\{"content":\[\{"token":"(?:[^"\\]|\\.)*","logprob":(-?[0-9]+(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?)'
     rb',"bytes":(?:null|\[[0-9,]*\]),"top_logprobs":\[\]\}\]\}'
-    rb',"finish_reason":null,"token_ids":\[([0-9]+)\]\}\]\}'
+    rb',"finish_reason":null,"token_ids":\[(0|[1-9][0-9]*)\]\}\]\}'
 )
 _BEFORE = b'"delta":{"'
 _CLEANED = b'"},"logprobs":null,"finish_reason":null,"token_ids":null}]}\n\n'

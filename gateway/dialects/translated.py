@@ -49,7 +49,11 @@ class TranslatedReply:
         self._splitter = EventSplitter()
         self._fold = StreamFold()
         self.is_done = False
-        self.usage: dict[str, Any] | None = None
+
+    @property
+    def usage(self) -> dict[str, Any] | None:
+        """The tokens of the engine's answer: as told, else as counted so far."""
+        return self._fold.usage
 
     @property
     def needs_bytes(self) -> bool:
@@ -76,7 +80,10 @@ class TranslatedReply:
         return self._answer.broken(code, message)
 
     def whole(self, raw: bytes) -> tuple[bytes, Folded]:
-        """The client's object for a whole answer, and what is recorded of it."""
+        """The client's object for a whole answer, and what is recorded of it.
+
+        Raises ApiError 502 when the engine's bytes are no answer.
+        """
         cut = None if self._shows_logprobs else cut_answer(raw)
         rest, folded = cut or (raw, None)
         try:
@@ -84,9 +91,7 @@ class TranslatedReply:
         except orjson.JSONDecodeError:
             answer = None
         if not isinstance(answer, dict):
-            message = "the engine's answer is not JSON"
-            error = ApiError(502, "upstream_garbage", message)
-            return self._refuse(error) if self._refuse else error.body, Folded(garbage=1)
+            raise ApiError(502, "upstream_garbage", "the engine's answer is not JSON")
         return orjson.dumps(self._answer.whole(answer)), folded or fold_answer(answer)
 
     def refusal(self, status: int, raw: bytes) -> tuple[bytes, Folded]:
@@ -112,6 +117,4 @@ class TranslatedReply:
         self._fold.add(event, chunk)
         if chunk is None:
             return b""
-        if isinstance(chunk.get("usage"), dict):
-            self.usage = chunk["usage"]
         return self._answer.chunk(chunk)

@@ -40,6 +40,14 @@ def stream_payload(record: dict[str, Any], dialect: str, stream: bytes) -> bytes
     return b"".join((_STREAM, _LENGTH.pack(len(head)), head, stream))
 
 
+def usage_of(dialect: str, pieces: list[bytes]) -> dict[str, Any] | None:
+    """The tokens of a stream that ended oddly, as far as it tells; None: nobody knows."""
+    try:
+        return FOLDS[dialect](b"".join(pieces)).usage
+    except Exception:  # a stream nobody could foresee
+        return None
+
+
 def shipped(payload: bytes) -> bytes:
     """A payload as it goes to Redis: a stream folded, everything else as it is."""
     if payload[:1] != _STREAM:
@@ -50,8 +58,9 @@ def shipped(payload: bytes) -> bytes:
     dialect = record.pop("stream_dialect")
     try:
         answer = FOLDS[dialect](payload[start + length :])
+        # Encoding may fail, too: what can be read may be nested deeper than can be written.
+        return b"t" + orjson.dumps(with_answer(dict(record), answer))
     except Exception as error:  # a stream nobody could foresee: kept, and never learned from
-        answer = Folded(garbage=1)
         record["outcome"] = Outcome.INCOMPLETE
         record["error"] = f"the stream could not be read: {type(error).__name__}: {error}"
-    return b"t" + orjson.dumps(with_answer(record, answer))
+        return b"t" + orjson.dumps(with_answer(record, Folded(garbage=1)))

@@ -49,6 +49,7 @@ class Recent:
             self._drop()
 
     def _drop(self) -> None:
-        oldest = self._frames.popleft()
-        self._start = oldest.sequence
+        oldest = self._frames[0]
+        self._start = oldest.sequence  # first: who reads in between must see that it is gone
+        self._frames.popleft()
         self._size -= len(oldest.payload)

@@ -73,6 +73,10 @@ class Shipper:
             except (OSError, SpoolError):
                 logger.exception("the spool cannot be read, or not be renamed")
                 self._is_stopping.wait(CHECK_SECONDS)
+            except Exception:  # the thread outlives a bug: records wait, they are not lost
+                self._metrics.ship_failures.inc()
+                logger.exception("a batch cannot be shipped")
+                self._is_stopping.wait(CHECK_SECONDS)
             else:
                 if not has_more:
                     self._is_wanted.wait(CHECK_SECONDS)

@@ -20,6 +20,7 @@ _DIALECTS: dict[str, Dialect] = {
     "/v1/embeddings": "embeddings",
 }
 _MAX_REMEMBERED = 4096
+_LONGEST_REMEMBERED = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +43,11 @@ class HotPaths:
         try:
             return self._found[url]
         except KeyError:
-            if len(self._found) >= _MAX_REMEMBERED:
-                self._found.clear()
-            found = self._found[url] = _read(url)
+            found = _read(url)
+            if len(url) <= _LONGEST_REMEMBERED:
+                if len(self._found) >= _MAX_REMEMBERED:
+                    self._found.clear()
+                self._found[url] = found
             return found
 
 

@@ -32,6 +32,7 @@ from trajectories.settings import Dialect
 MAX_HEAD_BYTES = 64 * 1024
 _PIPELINED_BYTES = 64 * 1024
 _LINGER_SECONDS = 2.0
+_MANY_PIECES = 1000
 _CLOSE = b"connection: close\r\n"
 _CHUNKED = b"transfer-encoding: chunked\r\n\r\n"
 _NEVER = float("inf")
@@ -103,8 +104,10 @@ class HotCycle:
         self._size += len(piece)
         if self._size > limit_bytes:
             self.refuse(too_large(limit_bytes))
-        else:
-            self.pieces.append(piece)
+            return
+        self.pieces.append(piece)
+        if len(self.pieces) >= _MANY_PIECES:  # a body in crumbs: each costs more than it holds
+            self.pieces = [b"".join(self.pieces)]
 
     def admit(self, services: Services) -> bool:
         """Whether its caller may ask; if not, it was told."""
@@ -178,6 +181,7 @@ class HotProtocol(HttpToolsProtocol):
         self._services: Services | None = self.app_state.get(STATE)
         self._receiving: HotCycle | None = None  # a call whose body is coming in
         self._hot: HotCycle | None = None  # a call that is being answered
+        self._is_in_head = False  # the parser stands in the middle of one
         self._is_in_body = False  # the parser has read a head and waits for the message's end
         self._fed = 0  # bytes of a head that has not ended
         self._pending: list[bytes] = []
@@ -234,10 +238,10 @@ class HotProtocol(HttpToolsProtocol):
             if sum(map(len, self._pending)) > _PIPELINED_BYTES:
                 self.flow.pause_reading()
             return
-        self._chunk = b""
-        is_head = not self._is_in_body and (self.cycle is None or self.cycle.response_complete)
+        is_free = self.cycle is None or self.cycle.response_complete
+        is_head = self._is_in_head or (is_free and not self._is_in_body)
         if is_head and self._services is not None:
-            if not self._fed:
+            if is_free and not self._is_in_head and not self._fed:
                 known = self._known
                 if known is not None and (body := known.body_of(data)) is not None:
                     self._start_known(known, body, self._services)
@@ -245,8 +249,12 @@ class HotProtocol(HttpToolsProtocol):
                 self._chunk = data  # a request that begins here
             self._count_head(self._services, len(data))
         super().data_received(data)
+        self._chunk = b""
         if self._fed > MAX_HEAD_BYTES:
-            self._refuse_connection(_headers_too_large())
+            if is_free:
+                self._refuse_connection(_headers_too_large())
+            else:
+                self.transport.abort()  # another answer is on its way: there is no room to refuse
 
     def _start_known(self, known: KnownHead, body: bytes, services: Services) -> None:
         """A whole request whose head was parsed before."""
@@ -258,8 +266,14 @@ class HotProtocol(HttpToolsProtocol):
         elif cycle.admit(services):
             self._hot = cycle
             cycle.start(services, body)
+            self._hold_back(cycle)
         if not cycle.keep_alive and cycle.exchange is None:
             self._close()  # it was refused, and nothing of it is left to read
+
+    def _hold_back(self, cycle: HotCycle) -> None:
+        """The client may still not have read the answer before: asyncio does not say it again."""
+        if self.flow.write_paused and cycle.exchange is not None:
+            cycle.exchange.on_client_full()
 
     def _count_head(self, services: Services, size: int) -> None:
         if not self._fed:
@@ -294,6 +308,7 @@ class HotProtocol(HttpToolsProtocol):
     # -- the parser ----------------------------------------------------------------
 
     def on_message_begin(self) -> None:
+        self._is_in_head = True
         # uvicorn makes the ASGI scope here; a call needs none.
         self.url = b""
         self.expect_100_continue = False
@@ -301,7 +316,7 @@ class HotProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         services = self._services
-        self._is_in_body = True
+        self._is_in_head, self._is_in_body = False, True
         fed, self._fed = self._fed, 0
         if services is not None:
             if fed > MAX_HEAD_BYTES and self._head_bytes() > MAX_HEAD_BYTES:
@@ -368,6 +383,7 @@ class HotProtocol(HttpToolsProtocol):
             if receiving.keep_alive:
                 self._known = known_head(self._chunk, body, *receiving.seen())
             receiving.start(self._services, body)
+            self._hold_back(receiving)
 
     # -- the answer ----------------------------------------------------------------
 
