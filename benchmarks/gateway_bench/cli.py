@@ -78,6 +78,16 @@ def numbers(text: str) -> tuple[int, ...]:
     return tuple(int(word) for word in text.split(","))
 
 
+def command_line(given: Sequence[str]) -> str:
+    """The command as the page names it: without the places of files on this machine."""
+    words = list(given)
+    for option in ("--json", "--samples", "--page", "--cache"):
+        if option in words[:-1]:
+            place = words.index(option)
+            del words[place : place + 2]
+    return shlex.join(["python", "benchmarks/gateway.py", *words])
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark; the exit status."""
     given = list(sys.argv[1:] if arguments is None else arguments)
@@ -89,9 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.print("[red]this benchmark needs Linux: it reads /proc and uses epoll")
         return 1
     allow_many_files()
-    machine = page.origin(
-        this_machine(), shlex.join(["python", "benchmarks/gateway.py", *given]), date.today()
-    )
+    machine = page.origin(this_machine(), command_line(given), date.today())
     try:
         if options.soak:
             run_soak(options, console, machine)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.gateway_bench import traffic
-from benchmarks.gateway_bench.cli import main
+from benchmarks.gateway_bench.cli import command_line, main
 from benchmarks.gateway_bench.errors import BenchmarkError
 from benchmarks.gateway_bench.ours import Consumer, Ratchet
 from benchmarks.gateway_bench.peers import Launch
@@ -121,3 +121,8 @@ def test_figures_stand_when_every_answered_call_was_recorded(redis: Redis) -> No
 
     assert ours.answered == 3
     consumer.stop()
+
+
+def test_the_page_names_the_command_without_the_places_of_files() -> None:
+    given = ["--soak", "--json", "somewhere/rows.json", "--requests", "10"]
+    assert command_line(given) == "python benchmarks/gateway.py --soak --requests 10"
