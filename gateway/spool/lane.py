@@ -85,7 +85,8 @@ class Lane:
         self._arrived = arrived
         self.is_held_back = length >= self._high_water
         frames = [] if self.is_held_back else self._read(arrived)
-        self.is_drained = len(frames) < BATCH
+        size = sum(len(frame.payload) for frame in frames)
+        self.is_drained = len(frames) < BATCH and size < BATCH_BYTES
         if not frames:
             return None
         self._send(pipe, frames)

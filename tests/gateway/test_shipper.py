@@ -9,7 +9,7 @@ import fakeredis
 import pytest
 
 from gateway.metrics import Metrics
-from gateway.spool.lane import Lane
+from gateway.spool.lane import BATCH_BYTES, Lane
 from gateway.spool.segments import SegmentReader, list_segments
 from gateway.spool.shipper import Shipper
 from gateway.spool.writer import Spool
@@ -243,4 +243,19 @@ def test_a_batch_that_failed_is_found_again_without_a_search(tmp_path: Path) -> 
     reader.seek(arrived)
     assert reader._offset == offset
     assert [frame.payload for frame in reader.read(9, 1 << 20)] == [b"2", b"3", b"4", b"5"]
+    spool.close()
+
+
+def test_large_records_are_shipped_one_batch_behind_the_other(tmp_path: Path) -> None:
+    """A batch that its bytes have ended is not the last: nobody waits between the two."""
+    spool = open_spool(tmp_path)
+    lane = Lane(fakeredis.FakeRedis(), spool.directory, spool.producer, recent=spool.recent)
+    for _ in range(3):
+        spool.put(b"t" + b"x" * (BATCH_BYTES - 100))
+    found = []
+    while lane.ship() is not None:
+        found.append(lane.is_drained)
+    assert found[0] is False
+    assert lane.is_drained
+    assert lane.arrived == spool.last
     spool.close()
