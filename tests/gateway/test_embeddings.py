@@ -3,25 +3,34 @@
 import orjson
 import pytest
 
-from gateway.dialects.embeddings import client_answer, parse_embeddings, upstream_body
+from gateway.dialects.embeddings import parse_embeddings
+from gateway.dialects.fold import Folded
+from gateway.dialects.native import EmbeddingsReply
 from gateway.errors import ApiError
 
 
+def renamed(raw: bytes, model: str, alias: str | None) -> bytes:
+    reply = EmbeddingsReply(lambda _: Folded(), lambda error: error.body, model=model, alias=alias)
+    return reply.whole(raw)[0]
+
+
 def test_only_the_name_of_the_model_changes() -> None:
-    body = parse_embeddings(b'{"input":["a"],"model":"small","encoding_format":"base64"}')
-    assert upstream_body(body, "base") == {**body, "model": "base"}
     raw = b'{"data":[{"embedding":[0.10, 1e-7]}], "model" : "base","usage":{}}'
-    assert client_answer(raw, "base", "small") == raw.replace(
-        b'"model" : "base"', b'"model":"small"'
-    )
-    assert client_answer(raw, "base", None) is raw
-    assert client_answer(raw, "other", "small") == raw
+    assert renamed(raw, "base", "small") == raw.replace(b'"model" : "base"', b'"model":"small"')
+    assert renamed(raw, "base", None) is raw
+    assert renamed(raw, "other", "small") == raw
 
 
 def test_a_name_inside_a_text_is_left_alone() -> None:
     answer = {"note": '"model":"base"', "model": "base"}
-    renamed = client_answer(orjson.dumps(answer), "base", r"a\1")
-    assert orjson.loads(renamed) == {**answer, "model": r"a\1"}
+    found = renamed(orjson.dumps(answer), "base", r"a\1")
+    assert orjson.loads(found) == {**answer, "model": r"a\1"}
+
+
+def test_the_tokens_of_a_prompt_are_counted() -> None:
+    reply = EmbeddingsReply(lambda _: Folded(), lambda error: error.body, model="m", alias=None)
+    answer = b'{"data":[],"usage":{"prompt_tokens": 7,"total_tokens":7}}'
+    assert reply.whole(answer)[1].usage == {"prompt_tokens": 7, "completion_tokens": 0}
 
 
 def test_a_deployment_is_the_model_where_the_body_names_none() -> None:
