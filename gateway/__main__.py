@@ -3,9 +3,13 @@
 import argparse
 import logging
 import sys
+from importlib.machinery import ExtensionFileLoader
+from importlib.util import find_spec
 
 from trajectories.errors import SettingsError
 from trajectories.settings import Settings, load_settings
+
+logger = logging.getLogger("gateway")  # `__name__` is `__main__` here
 
 
 def main() -> int:
@@ -19,6 +23,7 @@ def main() -> int:
     )
     try:
         settings = load_settings()
+        logger.info("the hot path is %s", "compiled" if is_compiled() else "plain Python")
         serve(
             settings,
             host=arguments.host or settings.gateway.host,
@@ -28,6 +33,12 @@ def main() -> int:
         sys.stderr.write(f"{error}\n")
         return 2
     return 0
+
+
+def is_compiled() -> bool:
+    """Whether calls are answered by machine code (docs/compiled.md)."""
+    found = find_spec("gateway.exchange")
+    return found is not None and isinstance(found.loader, ExtensionFileLoader)
 
 
 def serve(settings: Settings, *, host: str, port: int) -> None:

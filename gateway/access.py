@@ -35,7 +35,8 @@ STALE_SECONDS = 3.0  # a table not confirmed for so long says nothing about unkn
 REJOIN_SECONDS = 5.0
 GOODBYE_SECONDS = 1.0
 MAX_WAIT_SECONDS = 60  # SDKs do not retry at all when they are told to wait much longer
-_AWAY = (RedisError, RecordError, ValueError, OSError)
+# TypeError: redis-py polls the socket of a subscription that it has just lost.
+_AWAY = (RedisError, RecordError, ValueError, OSError, TypeError)
 
 INFERENCE = "inference"
 FEEDBACK = "feedback"

@@ -28,7 +28,7 @@ from gateway.upstreams.places import watched_replicas
 from gateway.wire.bodies import ClientLeft
 from gateway.wire.paths import PrefixedPaths
 from gateway.wire.twin import Twin
-from trajectories.connection import Redis, connect
+from trajectories.connection import AsyncRedis, Redis, connect, connect_async
 from trajectories.settings import Settings, load_settings
 
 logger = logging.getLogger(__name__)
@@ -38,7 +38,11 @@ _FIRST_SNAPSHOT_SECONDS = 1.0
 
 
 def create_app(
-    settings: Settings, *, redis: Redis | None = None, upstream: Upstream | None = None
+    settings: Settings,
+    *,
+    redis: Redis | None = None,
+    shipping: AsyncRedis | None = None,
+    upstream: Upstream | None = None,
 ) -> FastAPI:
     """The gateway as an ASGI app. Its parts are in `app.state.services`.
 
@@ -49,7 +53,7 @@ def create_app(
         settings,
         redis or connect(settings.redis),
         upstream or Upstream(settings.upstream),
-        shipping=redis or connect(settings.redis, blocking_seconds=_SHIPPING_SECONDS),
+        shipping=shipping or connect_async(settings.redis, blocking_seconds=_SHIPPING_SECONDS),
     )
     app = FastAPI(
         title="Ratchet", lifespan=_lifespan, openapi_url=None, docs_url=None, redoc_url=None
@@ -111,19 +115,26 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[dict[str, Services]]:
             yield {STATE: services}
         finally:
             stop_calls(services)
-            for task in (watching, checking, ticking, asking):
-                task.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await task
+            await _end(watching, checking, ticking, asking)
             for server in services.servers.values():
                 await server.closed()
-            await asyncio.to_thread(services.shipper.stop)
+            await services.shipper.stop()
             await asyncio.to_thread(services.responses.close)
             if services.siblings is not None:
                 await services.siblings.close()
             if services.tracer is not None:
                 await asyncio.to_thread(services.tracer.close)
+            services.outbox.flush()
             services.spool.close()
+
+
+async def _end(*tasks: "asyncio.Task[None]") -> None:
+    """Cancel background tasks; one that had failed must not keep the rest from closing."""
+    for task in tasks:
+        task.cancel()
+    for found in await asyncio.gather(*tasks, return_exceptions=True):
+        if isinstance(found, Exception):
+            logger.error("a background task had failed", exc_info=found)
 
 
 def _response(request: Request, error: ApiError) -> Response:

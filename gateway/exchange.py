@@ -14,12 +14,13 @@ from collections.abc import Callable
 from enum import Enum, auto
 from typing import Protocol
 
+from gateway.access import Caller
 from gateway.call import Ending, record_of
 from gateway.dialects.asking import NOT_ASKED, Asked, ask, error_body
 from gateway.dialects.fold import Folded
 from gateway.dialects.responses import named_responses
 from gateway.errors import ApiError
-from gateway.reception import Incoming, receive
+from gateway.reception import receive
 from gateway.responses_store import earlier_of
 from gateway.routing import Route
 from gateway.services import Services
@@ -28,7 +29,8 @@ from gateway.tracing import CallSpan
 from gateway.upstreams.balance import Replica
 from gateway.upstreams.breaker import FAILURE_STATUSES
 from gateway.upstreams.pool import Carrier, RawHeaders
-from gateway.wire.headers import returned_headers
+from gateway.wire.headers import RequestHeaders, returned_headers
+from gateway.wire.hot import HotPath
 from trajectories.ids import new_id
 from trajectories.model import Outcome
 from trajectories.settings import Dialect
@@ -130,16 +132,16 @@ class Exchange:
 
     # -- what the shell calls ------------------------------------------------------
 
-    def start(self, request: Incoming) -> None:
-        """Understand a request that is whole, and send it on."""
+    def start(self, path: HotPath, headers: RequestHeaders, caller: Caller, body: bytes) -> None:
+        """Understand a request that is whole, of a caller that was admitted, and send it on."""
         services = self._services
         try:
-            self._call = call = receive(request)
+            self._call = call = receive(path, headers, caller, body)
             self._targets = services.table.targets(call.model, call.dialect)
             named = named_responses(call.body) if call.dialect == "responses" else []
         except ApiError as error:
             self._phase = _Phase.OVER
-            refuse(request.path.dialect, error, self._client, services)
+            refuse(path.dialect, error, self._client, services)
             return
         services.exchanges.add(self)
         services.retries.count(call.started)
@@ -186,7 +188,10 @@ class Exchange:
 
     def on_head(self, status: int, headers: RawHeaders) -> None:
         """The upstream has begun to answer."""
-        self._guarded(lambda: self._take_head(status, headers))
+        try:
+            self._take_head(status, headers)
+        except Exception as error:  # the last handler of a call
+            self._on_bug(error)
 
     def on_piece(self, piece: bytes, is_last: bool) -> None:
         """Bytes of the answer."""

@@ -6,7 +6,6 @@ for nothing.
 """
 
 import time
-from dataclasses import dataclass
 from zlib import crc32
 
 from gateway.access import INFERENCE, Caller
@@ -22,16 +21,6 @@ _NO = (b"0", b"false")
 _TOLD_BY = 1000  # characters that tell one conversation from another
 
 
-@dataclass(slots=True)
-class Incoming:
-    """A request that is whole, of a caller that was admitted."""
-
-    path: HotPath
-    headers: RequestHeaders
-    caller: Caller
-    body: bytes
-
-
 def admit(headers: RequestHeaders, services: Services) -> Caller:
     """Whose request it is. Raises ApiError when it is not to be served."""
     caller = services.access.authorise(headers.credentials, INFERENCE, time.monotonic())
@@ -39,12 +28,14 @@ def admit(headers: RequestHeaders, services: Services) -> Caller:
     return caller
 
 
-def receive(request: Incoming) -> Call:
-    """Parse, and attribute. Raises ApiError."""
+def receive(path: HotPath, headers: RequestHeaders, caller: Caller, raw: bytes) -> Call:
+    """A request that is whole, of a caller that was admitted: parsed, and attributed.
+
+    Raises ApiError.
+    """
     started = time.monotonic()
-    headers, caller, path = request.headers, request.caller, request.path
     known = headers.known
-    body = parse(path.dialect, request.body, path.path_ids.deployment)
+    body = parse(path.dialect, raw, path.path_ids.deployment)
     caller.check_model(body["model"])
     found = attribute(path.path_ids, path.query, known, body)
     is_named = found.session is not None or found.task is not None
@@ -59,7 +50,7 @@ def receive(request: Incoming) -> Call:
         caller=caller,
         started_at=time.time(),
         started=started,
-        raw=request.body,
+        raw=raw,
         body=body,
         model=body["model"],
         passed_on=headers.passed_on,

@@ -26,12 +26,13 @@ class Recorder:
         metrics: Metrics,
         *,
         is_required: bool,
-        wake: Callable[[], None] = lambda: None,
+        hold: Callable[[], bool] = lambda: False,
     ) -> None:
         self._spool = spool
         self._metrics = metrics
         self._is_required = is_required
-        self._wake = wake
+        self._hold = hold
+        self._waiting: list[tuple[str, bytes]] = []
         self._silent_until = 0.0
         self._retry_at = 0.0
         self.is_failing = False
@@ -46,18 +47,43 @@ class Recorder:
             raise ApiError(503, "not_recordable", "the spool takes no records now", retry_after=5)
 
     def record(self, record_id: str, make: Callable[[], bytes]) -> None:
-        """Make a transition's payload and write it; a failure is counted, and logged."""
+        """Make a transition's payload and write it; a failure is counted, and logged.
+
+        Where `hold` says so it waits for `commit`, and with it the answer's last byte.
+        """
         try:
-            self._write(make(), "transition")
+            payload = make()
+            if self._hold():
+                self._waiting.append((record_id, payload))
+            else:
+                self._write(payload, "transition")
         except Exception:  # serving outlives learning
-            self._metrics.dropped.inc()
-            if time.monotonic() >= self._silent_until:
-                self._silent_until = time.monotonic() + 1
-                logger.exception("a record was lost", extra={"record": record_id})
+            self._note_loss(record_id)
+
+    def commit(self) -> None:
+        """Write the transitions that wait, all at once if that is possible."""
+        if not self._waiting:
+            return
+        waiting, self._waiting = self._waiting, []
+        if len(waiting) > 1 and self._spool.put_all([payload for _, payload in waiting]):
+            self.is_failing = False
+            self._metrics.recorded.add("transition", len(waiting))
+            return
+        for record_id, payload in waiting:
+            try:
+                self._write(payload, "transition")
+            except Exception:  # serving outlives learning
+                self._note_loss(record_id)
 
     def keep(self, feedback: Feedback) -> None:
         """Write feedback, or raise SpoolError: its client is told."""
         self._write(pack_record(feedback), "feedback")
+
+    def _note_loss(self, record_id: str) -> None:
+        self._metrics.dropped.inc()
+        if time.monotonic() >= self._silent_until:
+            self._silent_until = time.monotonic() + 1
+            logger.exception("a record was lost", extra={"record": record_id})
 
     def _write(self, payload: bytes, kind: str) -> None:
         try:
@@ -68,4 +94,3 @@ class Recorder:
             raise
         self.is_failing = False
         self._metrics.recorded.add(kind)
-        self._wake()

@@ -7,6 +7,7 @@ counters used from the event loop only; they do no I/O.
 
 from collections import Counter, OrderedDict
 from dataclasses import dataclass
+from functools import lru_cache
 
 from trajectories.registry import Snapshot
 
@@ -44,9 +45,14 @@ def choose(
     return Route(name, snapshot.policy if named is not None else None, named)
 
 
+@lru_cache(maxsize=256)  # there are few, and each call asks for one
+def _route(model: str, policy: str, version: int, alias: str) -> Route:
+    return Route(model, policy, version, alias)
+
+
 def at_version(alias: str, version: int, snapshot: Snapshot) -> Route:
     """The route of an aliased call to one version."""
-    return Route(snapshot.versions[version].model, snapshot.policy, version, alias)
+    return _route(snapshot.versions[version].model, snapshot.policy, version, alias)
 
 
 def _version_named(name: str, snapshot: Snapshot) -> int | None:
@@ -73,8 +79,12 @@ class Stickiness:
 
     def bind(self, trajectory_id: str, version: int, now: float) -> None:
         """Remember the version that answers a trajectory, and that it is alive."""
-        self._drop(trajectory_id)
-        self._bound[trajectory_id] = (version, now)
+        known = self._bound.pop(trajectory_id, None)
+        self._bound[trajectory_id] = (version, now)  # at the end: the idle ones are in front
+        if known is not None:
+            if known[0] == version:
+                return
+            self._open[known[0]] -= 1
         self._open[version] += 1
         while len(self._bound) > self._limit:
             self._drop(next(iter(self._bound)))
@@ -85,7 +95,6 @@ class Stickiness:
         return {version: count for version, count in self._open.items() if count}
 
     def _forget(self, now: float) -> None:
-        # Every use moves an entry to the end, so the idle ones are in front.
         while self._bound:
             oldest = next(iter(self._bound))
             if now - self._bound[oldest][1] <= self._idle_seconds:

@@ -9,6 +9,7 @@ from gateway.call import Call
 from gateway.dialects.asking import Asked
 from gateway.dialects.responses import input_items, input_messages
 from gateway.metrics import Metrics
+from gateway.outbox import Outbox
 from gateway.recorder import Recorder
 from gateway.responses_store import KeptResponse, ResponsesStore
 from gateway.routing import InFlight, Route, Stickiness, at_version, choose
@@ -24,7 +25,7 @@ from gateway.upstreams.provider import Provider
 from gateway.upstreams.server import Server
 from gateway.upstreams.table import Table, Target
 from gateway.wire.hot import HotPaths
-from trajectories.connection import Redis
+from trajectories.connection import AsyncRedis, Redis
 from trajectories.registry import Registry
 from trajectories.settings import POLICY, Settings
 from trajectories.store import Store
@@ -55,6 +56,7 @@ class Services:
     responses: ResponsesStore
     table: Table
     servers: dict[str, Server | Foreign]
+    outbox: Outbox
     tracer: Tracer | None = None
     siblings: Siblings | None = None
     retries: RetryBudget = field(default_factory=RetryBudget)
@@ -119,7 +121,7 @@ class Services:
 
 
 def build_services(
-    settings: Settings, redis: Redis, upstream: Upstream, *, shipping: Redis
+    settings: Settings, redis: Redis, upstream: Upstream, *, shipping: AsyncRedis
 ) -> Services:
     """Wire the parts together. Opens the spool; connects to nothing yet.
 
@@ -129,6 +131,14 @@ def build_services(
     spool = Spool.open(settings.spool_dir, budget_bytes=settings.gateway.spool_mb * MEGABYTE)
     shipper = Shipper(shipping, spool, metrics)
     registry = Registry(redis, settings.policy, settings.upstream.base_model)
+    outbox = Outbox()
+    recorder = Recorder(
+        spool,
+        metrics,
+        is_required=settings.gateway.durability == "required",
+        hold=outbox.hold,
+    )
+    outbox.commit = recorder.commit
     in_flight = InFlight()
     stickiness = Stickiness(settings.gateway.sticky_seconds)
     return Services(
@@ -143,12 +153,7 @@ def build_services(
         spool=spool,
         shipper=shipper,
         metrics=metrics,
-        recorder=Recorder(
-            spool,
-            metrics,
-            is_required=settings.gateway.durability == "required",
-            wake=shipper.wake,
-        ),
+        recorder=recorder,
         store=Store(redis),
         registry=registry,
         watcher=SnapshotWatcher(redis, registry, spool, in_flight=in_flight, stickiness=stickiness),
@@ -157,17 +162,19 @@ def build_services(
         conversations=Stickiness(settings.gateway.sticky_seconds, _CONVERSATIONS),
         responses=ResponsesStore(redis),
         table=Table(settings),
-        servers=build_servers(settings),
+        servers=build_servers(settings, outbox),
+        outbox=outbox,
         tracer=open_tracer(settings, spool.producer),
     )
 
 
-def build_servers(settings: Settings) -> dict[str, Server | Foreign]:
+def build_servers(settings: Settings, outbox: Outbox) -> dict[str, Server | Foreign]:
     """Every upstream by its name. Raises SettingsError where litellm is asked for and not there."""
     servers: dict[str, Server | Foreign] = {
         POLICY: Server(
             POLICY,
             settings.upstream.engines,
+            outbox,
             patience=settings.upstream,
             breaker=settings.breaker,
             credentials=_bearer(settings.upstream.api_key),
@@ -183,6 +190,7 @@ def build_servers(settings: Settings) -> dict[str, Server | Foreign]:
         servers[name] = Server(
             name,
             upstream.engines,
+            outbox,
             patience=upstream,
             breaker=settings.breaker,
             credentials=credentials if upstream.kind == "anthropic" else _bearer(key),

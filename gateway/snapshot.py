@@ -24,7 +24,8 @@ logger = logging.getLogger(__name__)
 
 WAIT_SECONDS = 0.4  # for an announcement; then revision and heartbeat anyway
 RETRY_SECONDS = 0.5
-_AWAY = (RedisError, RecordError, ValueError, OSError)
+# TypeError: redis-py polls the socket of a subscription that it has just lost.
+_AWAY = (RedisError, RecordError, ValueError, OSError, TypeError)
 
 
 class SnapshotWatcher:

@@ -6,13 +6,15 @@ So: no retries here, short time-outs, and the caller decides what to do again.
 """
 
 from redis import Redis
+from redis.asyncio import Redis as AsyncRedis
+from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry
 
 from trajectories.settings import RedisSettings
 
-__all__ = ["Redis", "RedisError", "connect"]
+__all__ = ["AsyncRedis", "Redis", "RedisError", "connect", "connect_async"]
 
 
 def connect(settings: RedisSettings, *, blocking_seconds: float = 0) -> Redis:
@@ -26,5 +28,16 @@ def connect(settings: RedisSettings, *, blocking_seconds: float = 0) -> Redis:
         socket_timeout=settings.timeout_seconds + blocking_seconds,
         socket_connect_timeout=settings.timeout_seconds,
         retry=Retry(NoBackoff(), 0),
+        health_check_interval=0,
+    )
+
+
+def connect_async(settings: RedisSettings, *, blocking_seconds: float = 0) -> AsyncRedis:
+    """The same for an event loop."""
+    return AsyncRedis.from_url(
+        settings.url,
+        socket_timeout=settings.timeout_seconds + blocking_seconds,
+        socket_connect_timeout=settings.timeout_seconds,
+        retry=AsyncRetry(NoBackoff(), 0),
         health_check_interval=0,
     )

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.gateway_bench import ours
+from benchmarks.gateway_bench.compiling import ROOT, compiled_packages
 from benchmarks.gateway_bench.errors import BenchmarkError
 from benchmarks.gateway_bench.installing import installed
 from benchmarks.gateway_bench.peers import PEERS, Launch, Place
@@ -21,6 +22,7 @@ class Bench:
     """What runs, which versions, and which peers could not be had, with the reason."""
 
     program: Path
+    packages: Path = ROOT  # Ratchet's
     gateways: list[Running] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
@@ -30,13 +32,18 @@ class Bench:
 
 
 @contextmanager
-def open_bench(names: Sequence[str], cache: Path, tell: Callable[[str], None]) -> Iterator[Bench]:
+def open_bench(
+    names: Sequence[str], cache: Path, tell: Callable[[str], None], *, is_pure: bool = False
+) -> Iterator[Bench]:
     """Install what is not there yet and start everything; a peer that fails becomes `missing`.
 
     Raises BenchmarkError when Ratchet or the upstream does not start.
     """
     tell("compiling benchmarks/wire.c")
     bench = Bench(compiled(cache))
+    if "ratchet" in names and not is_pure:
+        tell("compiling Ratchet")
+        bench.packages = compiled_packages(cache)
     with ExitStack() as stack:
         # Short: a Unix socket's path may have 107 bytes at most.
         root = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rb")))
@@ -68,9 +75,11 @@ def _start(
         return Running(DIRECT, upstream_port, Launch(()))
     port = free_port()
     if name == "ratchet":
-        bench.versions.update(ours.versions())
+        bench.versions.update(ours.versions(bench.packages))
         return stack.enter_context(
-            ours.ratchet(port=port, upstream_port=upstream_port, folder=folder)
+            ours.ratchet(
+                port=port, upstream_port=upstream_port, folder=folder, packages=bench.packages
+            )
         )
     tell(f"installing {name}")
     package = installed(name, cache)

@@ -45,6 +45,7 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--seconds", type=float, help="of a measurement (3), of a silence (60)")
     found.add_argument("--warm-up", type=float, default=0.5, help="seconds before a measurement")
     found.add_argument("--pace-ms", type=float, default=10.0, help="between two paced events")
+    found.add_argument("--pure", action="store_true", help="Ratchet as plain Python, not compiled")
     found.add_argument("--json", type=Path, help="write every row (medians) here")
     found.add_argument("--samples", type=Path, help="write every single measurement here")
     found.add_argument("--page", type=Path, help="write the page here, whatever was asked for")
@@ -124,7 +125,7 @@ def bench_of(
     status = console.status("starting")
     status.start()
     try:
-        with open_bench(names, options.cache, status.update) as bench:
+        with open_bench(names, options.cache, status.update, is_pure=options.pure) as bench:
             status.stop()
             yield bench
     finally:

@@ -6,6 +6,7 @@ that was answered is in Redis, and fails when one is missing.
 """
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
+from benchmarks.gateway_bench.compiling import ROOT
 from benchmarks.gateway_bench.errors import BenchmarkError
 from benchmarks.gateway_bench.peers import KEY, Launch
 from benchmarks.gateway_bench.running import Running, started
@@ -26,7 +28,6 @@ from trajectories import keys
 from trajectories.connection import Redis, RedisError, connect
 from trajectories.settings import RedisSettings, Settings
 
-ROOT = Path(__file__).resolve().parents[2]
 TRIM_SECONDS = 0.25
 RECORD_SECONDS = 60.0
 
@@ -84,12 +85,14 @@ class Ratchet(Running):
             )
 
 
-def launch(*, port: int, upstream_port: int, folder: Path, redis_url: str) -> Launch:
-    """`python -m gateway` with everything on."""
+def launch(
+    *, port: int, upstream_port: int, folder: Path, redis_url: str, packages: Path = ROOT
+) -> Launch:
+    """`python -m gateway` with everything on, out of `packages`."""
     return Launch(
         (sys.executable, "-m", "gateway", "--host", "127.0.0.1", "--port", str(port)),
         environment={
-            "PYTHONPATH": str(ROOT),
+            "PYTHONPATH": os.pathsep.join(map(str, (packages, ROOT))),
             "RATCHET_CONFIG": str(folder / "ratchet.toml"),
             "RATCHET_DATA_DIR": str(folder / "data"),
             "RATCHET_REDIS_URL": redis_url,
@@ -103,13 +106,14 @@ def launch(*, port: int, upstream_port: int, folder: Path, redis_url: str) -> La
     )
 
 
-def versions() -> dict[str, str]:
+def versions(packages: Path = ROOT) -> dict[str, str]:
     """Of Ratchet, with the commit where there is one, and of the Redis beside it."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     commit = _said("git", "-C", str(ROOT), "describe", "--always", "--dirty")
+    kind = "plain Python" if packages == ROOT else "compiled"
     server = re.search(r"v=([0-9.]+)", _said(find_server(), "--version"))
     return {
-        "ratchet": f"{project} ({commit.strip()})" if commit else project,
+        "ratchet": f"{project} ({', '.join(filter(None, (commit.strip(), kind)))})",
         "Redis": server[1] if server else "unknown",
     }
 
@@ -122,7 +126,9 @@ def _said(*command: str) -> str:
 
 
 @contextmanager
-def ratchet(*, port: int, upstream_port: int, folder: Path) -> Iterator[Ratchet]:
+def ratchet(
+    *, port: int, upstream_port: int, folder: Path, packages: Path = ROOT
+) -> Iterator[Ratchet]:
     """Ratchet and its Redis, running."""
     patient = RedisSettings(timeout_seconds=5)
     server = EmbeddedRedis(Settings(data_dir=folder, redis=patient))
@@ -131,7 +137,11 @@ def ratchet(*, port: int, upstream_port: int, folder: Path) -> Iterator[Ratchet]
         client = connect(server.settings, blocking_seconds=10)
         consumer = Consumer(client)
         plan = launch(
-            port=port, upstream_port=upstream_port, folder=folder, redis_url=server.settings.url
+            port=port,
+            upstream_port=upstream_port,
+            folder=folder,
+            redis_url=server.settings.url,
+            packages=packages,
         )
         with started("ratchet", plan, port=port, folder=folder) as running:
             try:

@@ -56,9 +56,10 @@ What is on in each: **Ratchet** checks a key, resolves an alias, works out whose
 the upstream for token ids and log probabilities (so it reads 10 times the bytes of a JSON answer
 that the others read), takes them out again, and records every call to its spool and to a real
 Redis. The run fails when Redis did not get as many records as there were answers, and the CPU time
-is read only after it got them. **LiteLLM** checks a key and resolves an alias. The others check and
-record nothing: **nginx** is a plain reverse proxy with connections kept open, **vllm-router** and
-**smg** balance over one upstream, **Portkey** is told by headers where to forward to.
+is read only after it got them. It runs [compiled](compiled.md), as in its image, unless the command
+says `--pure`. **LiteLLM** checks a key and resolves an alias. The others check and record nothing:
+**nginx** is a plain reverse proxy with connections kept open, **vllm-router** and **smg** balance
+over one upstream, **Portkey** is told by headers where to forward to.
 
 ## Memory over a long run
 

@@ -7,6 +7,7 @@ would have sent it without us: the same keys, with `null` where vLLM writes it.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from typing import Any
 
 import orjson
@@ -43,8 +44,8 @@ class FoldedChoice:
     index: int = 0
     message: dict[str, Any] = field(default_factory=dict)
     finish_reason: str | None = None
-    token_ids: Sequence[int] = ()
-    logprobs: Sequence[float] = ()
+    token_ids: Sequence[int] | orjson.Fragment = ()
+    logprobs: Sequence[float] | orjson.Fragment = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,8 @@ class Additions:
 
 
 NO_ADDITIONS = Additions()
+_BOTH = (False, True)
+_ADDITIONS = {key: Additions(*key) for key in product(_BOTH, _BOTH, _BOTH)}
 
 
 def parse_chat(raw: bytes, deployment: str | None = None) -> dict[str, Any]:
@@ -126,7 +129,7 @@ def upstream_body(body: dict[str, Any], model: str) -> tuple[dict[str, Any], Add
         # Without include_usage this asked for nothing; with ours it would put usage on each chunk.
         options.pop("continuous_usage_stats", None)
         sent["stream_options"] = {**options, "include_usage": True}
-    return sent, Additions(adds_token_ids, adds_logprobs, adds_usage)
+    return sent, _ADDITIONS[adds_token_ids, adds_logprobs, adds_usage]
 
 
 def _may_add_logprobs(body: dict[str, Any]) -> bool:

@@ -16,12 +16,16 @@ _LOGPROBS = b'"logprobs":{"content":['
 _AFTER_LOGPROBS = b',"finish_reason":'
 _IDS = b'"token_ids":['
 _PROMPT_IDS = b'"prompt_token_ids":['
-_LOGPROB = re.compile(rb'"logprob":(-?[0-9]+(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?),')
-_DIGITS = b"0123456789,"
+_LOGPROB = re.compile(rb'"logprob":([^,]*),')
+_OF_INTEGERS = b"0123456789,"
+_OF_NUMBERS = b"0123456789,.-+eE"
 
 
 def cut_answer(raw: bytes) -> tuple[bytes, Folded] | None:
-    """A whole answer without ids and logprobs, and folded with them. Of one choice only."""
+    """A whole answer without ids and logprobs, and folded with them. Of one choice only.
+
+    Numbers stay the JSON that they came as: they are only written down again.
+    """
     start = raw.find(_LOGPROBS)
     end = raw.rfind(_AFTER_LOGPROBS)  # from behind: the logprobs are long
     ids = raw.find(_IDS, end)
@@ -32,7 +36,12 @@ def cut_answer(raw: bytes) -> tuple[bytes, Folded] | None:
         return None
     token_ids = raw[ids + len(_IDS) : ids_end]
     prompt_token_ids = raw[prompt + len(_PROMPT_IDS) : prompt_end]
-    if (token_ids + prompt_token_ids).translate(None, _DIGITS):
+    if (token_ids + prompt_token_ids).translate(None, _OF_INTEGERS):
+        return None
+    found = _LOGPROB.findall(raw, start, end)
+    logprobs = b",".join(found)
+    # With two choices, what is cut out holds the logprobs of both, and the ids of one are left.
+    if len(found) != token_ids.count(b",") + 1 or logprobs.translate(None, _OF_NUMBERS):
         return None
     rest = b'%b"logprobs":null%b"token_ids":null%b"prompt_token_ids":null%b' % (
         raw[:start],
@@ -45,16 +54,13 @@ def cut_answer(raw: bytes) -> tuple[bytes, Folded] | None:
     except orjson.JSONDecodeError:
         return None
     folded = fold_answer(answer) if isinstance(answer, dict) else Folded()
-    logprobs = _LOGPROB.findall(raw, start, end)
-    # With two choices, what was cut out holds the logprobs of both, and the ids of one are left.
-    if len(folded.choices) != 1 or len(logprobs) != token_ids.count(b",") + 1:
-        return None
-    try:
-        numbers = orjson.loads(
-            b"[[%b],[%b],[%b]]" % (token_ids, b",".join(logprobs), prompt_token_ids)
-        )
-    except orjson.JSONDecodeError:
+    if len(folded.choices) != 1:
         return None
     choice = folded.choices[0]
-    choice.token_ids, choice.logprobs, folded.prompt_token_ids = numbers
+    choice.token_ids, choice.logprobs = _listed(token_ids), _listed(logprobs)
+    folded.prompt_token_ids = _listed(prompt_token_ids)
     return rest, folded
+
+
+def _listed(numbers: bytes) -> orjson.Fragment:
+    return orjson.Fragment(b"[%b]" % numbers)

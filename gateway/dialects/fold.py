@@ -21,7 +21,7 @@ class Folded:
 
     response_id: str | None = None
     choices: tuple[FoldedChoice, ...] = ()
-    prompt_token_ids: Sequence[int] = ()
+    prompt_token_ids: Sequence[int] | orjson.Fragment = ()
     usage: dict[str, Any] | None = None
     error: str | None = None
     is_done: bool = False

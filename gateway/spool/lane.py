@@ -6,20 +6,20 @@ start, a lost reply, a roll-back and a flush. A batch is one MULTI/EXEC: at the
 memory limit a plain pipeline would leave holes.
 """
 
+import asyncio
 from pathlib import Path
-from typing import Any
 
 from redis import WatchError
 
-from gateway.spool.batch import add_batch
-from gateway.spool.payload import shipped
+from gateway.spool.payload import is_shippable, shipped
 from gateway.spool.recent import Recent
 from gateway.spool.segments import Frame, SegmentReader
+from gateway.spool.stream import Progress, TrafficStream
 from trajectories import keys
-from trajectories.connection import Redis
+from trajectories.connection import AsyncRedis
 
-BATCH = 500
-BATCH_BYTES = 1024 * 1024
+BATCH = 1000
+BATCH_BYTES = 2 * 1024 * 1024
 HIGH_WATER = 50_000  # entries not consumed yet; beyond it records wait on our disk
 
 
@@ -32,7 +32,7 @@ class Lane:
 
     def __init__(
         self,
-        redis: Redis,
+        redis: AsyncRedis,
         directory: Path,
         producer: str,
         *,
@@ -41,7 +41,7 @@ class Lane:
         high_water: int = HIGH_WATER,
     ) -> None:
         self._redis = redis
-        self._stream = keys.traffic(producer)
+        self._stream = TrafficStream(redis, keys.traffic(producer))
         self._producer = producer
         self._reader = SegmentReader(directory)
         self._recent = recent
@@ -53,17 +53,20 @@ class Lane:
         self.is_drained = False  # the last batch was all there was
         self.is_shared = False  # somebody else writes under our id: nothing is sent any more
 
-    def ship(self) -> int | None:
+    async def ship(self) -> int | None:
         """Send one batch; the last sequence known to be in Redis, None if nothing was to do.
 
         Raises RedisError when Redis did not take it; call again later.
         """
         try:
-            with self._redis.pipeline(transaction=True) as pipe:
-                return self._ship(pipe)
+            return await self._ship()
         except WatchError:
             # Trimmed, flushed or written to since we asked, so nothing was taken: ask again.
             return self.arrived
+
+    async def close(self) -> None:
+        """Let its connection go."""
+        await self._stream.close()
 
     @property
     def arrived(self) -> int:
@@ -74,39 +77,42 @@ class Lane:
     def corrupt_segments(self) -> int:
         return self._reader.corrupt_segments
 
-    def _ship(self, pipe: Any) -> int | None:
-        pipe.watch(self._stream)
-        arrived, length = self._progress(pipe)
+    async def _ship(self) -> int | None:
+        arrived, length = await self._progress()
         if not self._is_ours(arrived):
             self.is_shared = True
             return None
         if self._arrived is None or arrived == 0:
-            self._redis.sadd(keys.GATEWAYS, self._producer)
+            await self._redis.sadd(keys.GATEWAYS, self._producer)
         self._arrived = arrived
         self.is_held_back = length >= self._high_water
-        frames = [] if self.is_held_back else self._read(arrived)
+        frames = [] if self.is_held_back else await self._read(arrived)
         size = sum(len(frame.payload) for frame in frames)
         self.is_drained = len(frames) < BATCH and size < BATCH_BYTES
         if not frames:
             return None
-        self._send(pipe, frames)
+        await self._send(frames)
         return self._arrived
 
-    def _read(self, after: int) -> list[Frame]:
+    async def _progress(self) -> Progress:
+        return await self._stream.progress()
+
+    async def _read(self, after: int) -> list[Frame]:
         """The next records, from memory if all of them are there."""
         if self._recent is not None:
             found = self._recent.after(after, BATCH, BATCH_BYTES)
             if found is not None:
                 return found
+        return await asyncio.to_thread(self._read_segments, after)
+
+    def _read_segments(self, after: int) -> list[Frame]:
         self._reader.seek(after)
         return self._reader.read(BATCH, BATCH_BYTES)
 
-    def _send(self, pipe: Any, frames: list[Frame]) -> None:
+    async def _send(self, frames: list[Frame]) -> None:
         last = frames[-1].sequence
         self._tried.add(last)
-        records = [(frame.sequence, shipped(frame.payload)) for frame in frames]
-        add_batch(pipe.connection, self._stream.encode(), records)
-        pipe.watching = False  # EXEC has ended that
+        await self._stream.add(await _records(frames))
         self._note_sent(last)
         self._arrived = last
 
@@ -121,10 +127,11 @@ class Lane:
         if self._sent is not None:
             self._sent = max(self._sent, sequence)
 
-    def _progress(self, pipe: Any) -> tuple[int, int]:
-        if not pipe.exists(self._stream):
-            return 0, 0
-        found: dict[str, Any] = pipe.xinfo_stream(self._stream)
-        last = found["last-generated-id"]
-        text = last.decode() if isinstance(last, bytes) else str(last)
-        return int(text.partition("-")[0]), int(found["length"])
+
+async def _records(frames: list[Frame]) -> list[tuple[int, bytes]]:
+    """The batch as it goes to Redis; streams that have to be folded first are, in a thread."""
+    if all(is_shippable(frame.payload) for frame in frames):
+        return [(frame.sequence, frame.payload) for frame in frames]
+    return await asyncio.to_thread(
+        lambda: [(frame.sequence, shipped(frame.payload)) for frame in frames]
+    )

@@ -48,9 +48,14 @@ def usage_of(dialect: str, pieces: list[bytes]) -> dict[str, Any] | None:
         return None
 
 
+def is_shippable(payload: bytes) -> bool:
+    """Whether a payload goes to Redis as it is."""
+    return not payload.startswith(_STREAM)
+
+
 def shipped(payload: bytes) -> bytes:
     """A payload as it goes to Redis: a stream folded, everything else as it is."""
-    if payload[:1] != _STREAM:
+    if is_shippable(payload):
         return payload
     (length,) = _LENGTH.unpack_from(payload, 1)
     start = 1 + _LENGTH.size

@@ -8,7 +8,7 @@ from collections import deque
 
 from gateway.spool.segments import Frame
 
-LIMIT_BYTES = 4 * 1024 * 1024
+LIMIT_BYTES = 8 * 1024 * 1024
 
 
 class Recent:

@@ -6,7 +6,8 @@ CRC covers sequence and payload. Only the spool writes; the shipper reads.
 
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Generator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,7 +51,7 @@ def list_segments(directory: Path) -> list[Path]:
     return sorted(directory.glob(f"*{SUFFIX}"))
 
 
-def read_frames(path: Path, offset: int = 0) -> Iterator[Frame]:
+def read_frames(path: Path, offset: int = 0) -> Generator[Frame, None, None]:
     """The good frames from `offset` on, up to the first that is torn or wrong."""
     with path.open("rb", buffering=0) as file:
         file.seek(offset)
@@ -174,13 +175,14 @@ class SegmentReader:
         found: list[Frame] = []
         size = 0
         try:
-            for frame in read_frames(path, self._offset):
-                self._offset = frame.end
-                if frame.sequence > self._after:
-                    found.append(frame)
-                    size += len(frame.payload)
-                if len(found) >= limit or size >= limit_bytes:
-                    break
+            with closing(read_frames(path, self._offset)) as frames:
+                for frame in frames:
+                    self._offset = frame.end
+                    if frame.sequence > self._after:
+                        found.append(frame)
+                        size += len(frame.payload)
+                    if len(found) >= limit or size >= limit_bytes:
+                        break
         except FileNotFoundError:  # retention took it: everything in it had arrived
             pass
         return found

@@ -1,13 +1,18 @@
-"""Spool to Redis: the thread that carries records on, whatever Redis goes through.
+"""Spool to Redis: the task that carries records on, whatever Redis goes through.
 
 How one directory gets into its stream is the lane's subject. Here is which
 lanes run: our own, then those of directories whose process is gone.
+
+It runs on the event loop that serves. A thread would be woken each time the
+loop lets go of the interpreter's lock, several times a request, to find it
+taken again; what has to be done for a batch is cheaper than that.
 """
 
+import asyncio
+import contextlib
 import logging
 import os
 import shutil
-import threading
 import time
 from pathlib import Path
 
@@ -16,13 +21,17 @@ from gateway.spool.directory import cut_torn_tail, lock_directory, read_note
 from gateway.spool.lane import Lane
 from gateway.spool.segments import list_segments
 from gateway.spool.writer import RETAIN_SECONDS, Spool
-from trajectories.connection import Redis, RedisError
+from trajectories.connection import AsyncRedis, RedisError
 from trajectories.errors import SpoolError
 
 logger = logging.getLogger(__name__)
 
-IDLE_SECONDS = 0.05
-CHECK_SECONDS = 1.0
+# A batch costs as much as twenty records: they gather until there are many, or for a moment.
+GATHER_SECONDS = 0.25
+LOOK_SECONDS = 0.05
+MANY = 100  # records
+HELD_BACK_SECONDS = 0.2
+CHECK_SECONDS = 1.0  # with nothing to ship: Redis may have lost what it had
 RETRY_SECONDS = 0.25
 ADOPT_SECONDS = 10.0
 
@@ -30,67 +39,86 @@ ADOPT_SECONDS = 10.0
 class Shipper:
     """Runs the lane of our own spool, and of directories whose process is gone."""
 
-    def __init__(self, redis: Redis, spool: Spool, metrics: Metrics) -> None:
+    def __init__(self, redis: AsyncRedis, spool: Spool, metrics: Metrics) -> None:
         self._redis = redis
         self._spool = spool
         self._metrics = metrics
         self._lane = self._own_lane(sent=spool.first - 1)
-        self._is_stopping = threading.Event()
-        self._is_wanted = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="shipper", daemon=True)
+        self._is_stopping = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._asked_at = self._next_adoption = self._last_moment = 0.0
         self._corrupt = 0
 
     def start(self) -> None:
-        self._thread.start()
+        """Begin, on the running loop."""
+        self._task = asyncio.create_task(self._run(), name="shipper")
 
-    def wake(self) -> None:
-        """There is something new in the spool."""
-        if not self._is_wanted.is_set():  # asking is far cheaper than setting
-            self._is_wanted.set()
-
-    def stop(self, grace_seconds: float = 2.0) -> None:
+    async def stop(self, grace_seconds: float = 2.0) -> None:
         """Ship what is there if Redis takes it in time, then end."""
-        deadline = time.monotonic() + grace_seconds
-        while self._spool.unshipped and time.monotonic() < deadline and self._thread.is_alive():
-            self._is_wanted.set()
-            time.sleep(0.02)
+        task, self._task = self._task, None
+        if task is None:
+            return
+        self._last_moment = time.monotonic() + grace_seconds
         self._is_stopping.set()
-        self._is_wanted.set()
-        self._thread.join(timeout=5)
+        await asyncio.wait([task], timeout=2 * grace_seconds)
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+        with contextlib.suppress(RedisError, OSError):
+            await self._lane.close()
+            await self._redis.aclose()
 
-    def _run(self) -> None:
-        next_adoption = 0.0
-        while not self._is_stopping.is_set():
-            try:
-                has_more = self._ship_own() and not self._lane.is_drained
-                if not has_more and time.monotonic() >= next_adoption:
-                    self._adopt()
-                    next_adoption = time.monotonic() + ADOPT_SECONDS
-            except RedisError as error:
-                self._metrics.ship_failures.inc()
-                logger.warning("Redis does not take records, they wait in the spool: %s", error)
-                self._is_stopping.wait(RETRY_SECONDS)
-            except (OSError, SpoolError):
-                logger.exception("the spool cannot be read, or not be renamed")
-                self._is_stopping.wait(CHECK_SECONDS)
-            except Exception:  # the thread outlives a bug: records wait, they are not lost
-                self._metrics.ship_failures.inc()
-                logger.exception("a batch cannot be shipped")
-                self._is_stopping.wait(CHECK_SECONDS)
-            else:
-                if not has_more:
-                    self._is_wanted.wait(CHECK_SECONDS)
-                    self._is_wanted.clear()
-                    # Let a few records gather: one transaction costs as much as ten records.
-                    self._is_stopping.wait(IDLE_SECONDS if not self._lane.is_held_back else 0.2)
+    async def _run(self) -> None:
+        while not self._is_stopping.is_set() or self._has_time_to_ship():
+            await self._wait(await self._step())
 
-    def _ship_own(self) -> bool:
-        shipped = self._lane.ship()
+    def _has_time_to_ship(self) -> bool:
+        return bool(self._spool.unshipped) and time.monotonic() < self._last_moment
+
+    async def _step(self) -> float:
+        """Ship a batch, or what is to do beside that; the seconds until the next step."""
+        try:
+            if self._has_news() and await self._ship_own() and not self._lane.is_drained:
+                return 0
+            if time.monotonic() >= self._next_adoption:
+                await self._adopt()
+                self._next_adoption = time.monotonic() + ADOPT_SECONDS
+        except RedisError as error:
+            self._metrics.ship_failures.inc()
+            logger.warning("Redis does not take records, they wait in the spool: %s", error)
+            return RETRY_SECONDS
+        except (OSError, SpoolError):
+            logger.exception("the spool cannot be read, or not be renamed")
+            return CHECK_SECONDS
+        except Exception:  # it outlives a bug: records wait, they are not lost
+            self._metrics.ship_failures.inc()
+            logger.exception("a batch cannot be shipped")
+            return CHECK_SECONDS
+        return HELD_BACK_SECONDS if self._lane.is_held_back else LOOK_SECONDS
+
+    async def _wait(self, seconds: float) -> None:
+        if seconds <= LOOK_SECONDS or self._is_stopping.is_set():
+            await asyncio.sleep(min(seconds, LOOK_SECONDS))
+            return
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._is_stopping.wait(), seconds)
+
+    def _has_news(self) -> bool:
+        """Whether Redis has to be asked: for something new, or once in a while."""
+        now, waiting = time.monotonic(), self._spool.last - self._lane.arrived
+        patience = GATHER_SECONDS if waiting > 0 else CHECK_SECONDS
+        is_due = now - self._asked_at >= patience or waiting >= MANY or self._is_stopping.is_set()
+        if is_due:
+            self._asked_at = now
+        return is_due
+
+    async def _ship_own(self) -> bool:
+        shipped = await self._lane.ship()
         if self._lane.corrupt_segments > self._corrupt:
             self._metrics.corrupt_segments.inc(self._lane.corrupt_segments - self._corrupt)
             self._corrupt = self._lane.corrupt_segments
         if self._lane.is_shared:
-            self._change_producer()
+            await self._change_producer()
             return True
         if shipped is not None or self._lane.arrived > self._spool.shipped:
             self._spool.mark_shipped(self._lane.arrived)
@@ -100,22 +128,23 @@ class Shipper:
         spool = self._spool
         return Lane(self._redis, spool.directory, spool.producer, sent=sent, recent=spool.recent)
 
-    def _change_producer(self) -> None:
+    async def _change_producer(self) -> None:
         """Leave an id that somebody else writes under (a copied volume), with all our records.
 
         Redis took their sequences for ours. The dispatcher knows what it has seen.
         """
         shared = self._spool.producer
-        self._spool.change_producer()
+        await asyncio.to_thread(self._spool.change_producer)
         self._metrics.producer_conflicts.inc()
         logger.error(
             "another gateway writes as %s (a copied data directory?): going on as %s",
             shared,
             self._spool.producer,
         )
+        await self._lane.close()
         self._lane, self._corrupt = self._own_lane(sent=0), 0
 
-    def _adopt(self) -> None:
+    async def _adopt(self) -> None:
         """Ship what dead processes left behind, under their own ids."""
         for directory in sorted(self._spool.directory.parent.iterdir()):
             if not directory.is_dir() or directory == self._spool.directory:
@@ -124,22 +153,25 @@ class Shipper:
             if lock is None:
                 continue
             try:
-                self._ship_abandoned(directory)
+                await self._ship_abandoned(directory)
             finally:
                 os.close(lock)
 
-    def _ship_abandoned(self, directory: Path) -> None:
+    async def _ship_abandoned(self, directory: Path) -> None:
         producer = read_note(directory).producer
         if producer is None:
             return
-        cut_torn_tail(directory)
+        await asyncio.to_thread(cut_torn_tail, directory)
         lane = Lane(self._redis, directory, producer)
-        while (shipped := lane.ship()) is not None and not self._is_stopping.is_set():
-            self._metrics.adopted_batches.inc()
-            self._ship_own()  # a large directory must not keep our own records waiting
+        try:
+            while (shipped := await lane.ship()) is not None and not self._is_stopping.is_set():
+                self._metrics.adopted_batches.inc()
+                await self._ship_own()  # a large directory must not keep our own records waiting
+        finally:
+            await lane.close()
         if shipped is not None or lane.is_held_back:
             return
         segments = list_segments(directory)
         newest = max((path.stat().st_mtime for path in segments), default=0.0)
         if time.time() - newest > RETAIN_SECONDS:
-            shutil.rmtree(directory, ignore_errors=True)
+            await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)

@@ -22,8 +22,8 @@ class Syncer:
         self._dirty: set[int] = set()
         self._retired: set[int] = set()
         self._is_closing = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="spool-sync", daemon=True)
-        self._thread.start()
+        self._syncing = threading.Thread(target=self._run, name="spool-sync", daemon=True)
+        self._syncing.start()
 
     def mark(self, descriptor: int) -> None:
         """Something was written to it."""
@@ -40,7 +40,7 @@ class Syncer:
     def close(self) -> None:
         """Sync and close what is left, and end."""
         self._is_closing.set()
-        self._thread.join()
+        self._syncing.join()
         self.sync()
 
     def sync(self) -> None:

@@ -35,6 +35,7 @@ RETAIN_SECONDS = 600
 RETAIN_BYTES = 256 * 1024 * 1024
 _NEARLY_FULL = 0.95
 _ATTEMPTS = 3
+_MOST_AT_ONCE = 500  # records; two buffers each, and the kernel takes 1,024
 
 
 class Spool:
@@ -89,6 +90,18 @@ class Spool:
                 return self._append(payload)
             except OSError as error:
                 raise SpoolError(f"cannot write to the spool: {error}") from error
+
+    def put_all(self, payloads: list[bytes]) -> bool:
+        """Append records in one write, or none of them: False where `put` has to be used."""
+        size = sum(map(len, payloads)) + HEADER.size * len(payloads)
+        with self._mutex:
+            if self._is_closed or not self._takes(len(payloads), size):
+                return False
+            try:
+                self._write(payloads, size)
+            except (OSError, SpoolError):
+                return False
+            return True
 
     @property
     def last(self) -> int:
@@ -154,16 +167,28 @@ class Spool:
         start = self._sizes[self._path]
         if self._is_torn or (start and start + size > self._segment_bytes):
             self._rotate()
-        self._write(payload, size)
-        self.recent.add(self._next, payload)
-        self._next += 1
+        self._write([payload], size)
         return self._next - 1
 
-    def _write(self, payload: bytes, size: int) -> None:
-        start = self._sizes[self._path]
+    def _takes(self, count: int, size: int) -> bool:
+        """Whether so many records fit into one write, and into what is open and reserved."""
+        return (
+            0 < count <= _MOST_AT_ONCE
+            and self._total + size <= self._budget_bytes
+            and self._sizes[self._path] + size <= self._segment_bytes
+            and self._next + count <= self._reserved
+            and not self._is_torn
+        )
+
+    def _write(self, payloads: list[bytes], size: int) -> None:
+        start, sequence = self._sizes[self._path], self._next
+        # In one call, and without copying a payload behind its header first.
+        pieces: list[bytes] = []
+        for payload in payloads:
+            pieces += (frame_header(sequence, payload), payload)
+            sequence += 1
         try:
-            # In one call, and without copying the payload behind its header first.
-            written = os.writev(self._descriptor, (frame_header(self._next, payload), payload))
+            written = os.writev(self._descriptor, pieces)
         except OSError:
             self._undo(start)
             raise
@@ -173,6 +198,9 @@ class Spool:
             raise SpoolError(f"the disk took {written} of {size} bytes")
         self._sizes[self._path] = start + size
         self._total += size
+        for payload in payloads:
+            self.recent.add(self._next, payload)
+            self._next += 1
         self._syncer.mark(self._descriptor)
 
     def _undo(self, start: int) -> None:

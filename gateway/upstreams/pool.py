@@ -16,6 +16,8 @@ from urllib.parse import urlsplit
 
 import httptools
 
+from gateway.outbox import Outbox
+
 MAX_HEAD_BYTES = 64 * 1024
 # uvicorn (and so vLLM) closes idle connections after 5 s: let go of them well before.
 IDLE_SECONDS = 2.0
@@ -55,8 +57,11 @@ class Listener(Protocol):
         """The answer will not come, or not any further."""
 
 
-class Connection(asyncio.Protocol):
-    """One connection, idle or with one answer on it."""
+class Connection:
+    """One connection, idle or with one answer on it. An `asyncio.Protocol` in all but name.
+
+    (A class without a base is compiled to one whose attributes cost nothing.)
+    """
 
     __slots__ = (
         "_fed",
@@ -101,7 +106,7 @@ class Connection(asyncio.Protocol):
         self._headers: RawHeaders = []
         self._has_head = self._is_announced = self._is_complete = self._is_delimited = False
         self._status = self._fed = 0
-        self._transport.write(request)
+        self._pool.outbox.write(self._transport, request)
 
     def close(self) -> None:
         if self._transport is not None:
@@ -152,6 +157,12 @@ class Connection(asyncio.Protocol):
 
     def eof_received(self) -> None:
         return None  # closes the transport; `connection_lost` decides what it means
+
+    def pause_writing(self) -> None:
+        pass  # a request is written once, and whole
+
+    def resume_writing(self) -> None:
+        pass
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
@@ -279,7 +290,8 @@ class _Opening:
 class Pool:
     """The connections to one server. Use it from one event loop."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, outbox: Outbox) -> None:
+        self.outbox = outbox
         parts = urlsplit(url)
         self._host = parts.hostname or "localhost"
         self._tls = ssl.create_default_context() if parts.scheme == "https" else None
@@ -315,13 +327,13 @@ class Pool:
         """A new connection. Raises OSError."""
         loop = asyncio.get_running_loop()
         _, connection = await loop.create_connection(
-            lambda: Connection(self),
+            lambda: cast(asyncio.Protocol, Connection(self)),
             self._host,
             self._port,
             ssl=self._tls,
             server_hostname=self._host if self._tls else None,
         )
-        return connection
+        return cast(Connection, connection)
 
     def drop_idle(self, now: float) -> None:
         """Close what has been idle for long; called every fraction of a second."""

@@ -6,6 +6,7 @@ from math import ceil
 from gateway.call import Call
 from gateway.dialects.asking import Asked
 from gateway.errors import ApiError
+from gateway.outbox import Outbox
 from gateway.upstreams.balance import Replica, choose
 from gateway.upstreams.breaker import Breaker
 from gateway.upstreams.pool import Listener, Pool
@@ -60,6 +61,7 @@ class Server(Replicated):
         self,
         name: str,
         urls: Sequence[str],
+        outbox: Outbox,
         *,
         patience: Patience,
         breaker: BreakerSettings,
@@ -67,7 +69,7 @@ class Server(Replicated):
     ) -> None:
         """`credentials` are header lines that every request gets."""
         super().__init__(name, urls, patience=patience, breaker=breaker)
-        self._pools = {url: Pool(url) for url in urls}
+        self._pools = {url: Pool(url, outbox) for url in urls}
         self._heads = {
             url: (b"POST " + pool.base_path, _lines_of_all(pool, credentials))
             for url, pool in self._pools.items()

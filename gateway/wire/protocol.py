@@ -13,7 +13,7 @@ may be. Use it as `uvicorn --http gateway.wire.protocol:HotProtocol`.
 
 import asyncio
 import time
-from typing import Any
+from typing import Any, ClassVar
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
@@ -21,7 +21,8 @@ from gateway.access import Caller
 from gateway.dialects.asking import error_body
 from gateway.errors import ApiError
 from gateway.exchange import Exchange
-from gateway.reception import Incoming, admit
+from gateway.outbox import Outbox
+from gateway.reception import admit
 from gateway.services import STATE, Services
 from gateway.wire.bodies import too_large, whole_number
 from gateway.wire.headers import RequestHeaders, read_headers
@@ -66,6 +67,7 @@ class HotCycle:
     __slots__ = (
         "_caller",
         "_headers",
+        "_outbox",
         "_path",
         "_protocol",
         "_size",
@@ -77,17 +79,20 @@ class HotCycle:
         "response_complete",
     )
 
-    message_event = _Deaf()
+    message_event: ClassVar[_Deaf] = _Deaf()
+    body: bytes
 
     def __init__(
         self,
         protocol: "HotProtocol",
+        outbox: Outbox,
         path: HotPath,
         headers: RequestHeaders,
         *,
         keep_alive: bool,
     ) -> None:
         self._protocol = protocol
+        self._outbox = outbox
         self._path = path
         self._headers = headers
         self._caller: Caller | None = None
@@ -122,7 +127,7 @@ class HotCycle:
         """The request is whole."""
         assert self._caller is not None, "a call is admitted before its body is taken in"
         self.exchange = exchange = Exchange(services, self)
-        exchange.start(Incoming(self._path, self._headers, self._caller, body))
+        exchange.start(self._path, self._headers, self._caller, body)
 
     def seen(self) -> tuple[HotPath, RequestHeaders]:
         """What its head meant."""
@@ -164,7 +169,7 @@ class HotCycle:
 
     def _write(self, content: bytes) -> None:
         if not self.disconnected:
-            self._protocol.transport.write(content)
+            self._outbox.write(self._protocol.transport, content)
 
     def _end(self) -> None:
         self.response_complete = True
@@ -259,7 +264,7 @@ class HotProtocol(HttpToolsProtocol):
     def _start_known(self, known: KnownHead, body: bytes, services: Services) -> None:
         """A whole request whose head was parsed before."""
         self._deadline = _NEVER
-        cycle = HotCycle(self, known.path, known.headers, keep_alive=True)
+        cycle = HotCycle(self, services.outbox, known.path, known.headers, keep_alive=True)
         self.cycle = cycle  # type: ignore[assignment]
         if len(body) > services.max_body_bytes:
             cycle.refuse(too_large(services.max_body_bytes))
@@ -289,6 +294,7 @@ class HotProtocol(HttpToolsProtocol):
 
     def _refuse_connection(self, error: ApiError) -> None:
         self._fed = 0
+        self._flush()
         if not self.transport.is_closing():
             self.transport.write(reply_bytes(error, error.body))
             self._close()
@@ -297,7 +303,13 @@ class HotProtocol(HttpToolsProtocol):
         """Close once the client has read what was written, and that within its limit."""
         if self._services is not None:
             self._deadline = time.monotonic() + self._services.settings.gateway.write_seconds
+        self._flush()
         self.transport.close()
+
+    def _flush(self) -> None:
+        """What was answered goes before what is done to the connection."""
+        if self._services is not None:
+            self._services.outbox.flush()
 
     def linger(self, dialect: Dialect, status: int) -> None:
         """Read on for a moment: closing at once could reset what the client has not read yet."""
@@ -348,7 +360,9 @@ class HotProtocol(HttpToolsProtocol):
 
     def _begin_call(self, services: Services, found: HotPath) -> None:
         keep_alive = self.parser.should_keep_alive()
-        cycle = HotCycle(self, found, read_headers(self.headers), keep_alive=keep_alive)
+        cycle = HotCycle(
+            self, services.outbox, found, read_headers(self.headers), keep_alive=keep_alive
+        )
         self._receiving = self.cycle = cycle  # type: ignore[assignment]
         if not cycle.admit(services):
             return

@@ -10,7 +10,8 @@ from typing import Any
 
 from gateway.errors import ApiError, Application, Message, Receive, Scope, Send
 from gateway.exchange import Exchange, refuse
-from gateway.reception import Incoming, admit
+from gateway.outbox import Outbox
+from gateway.reception import admit
 from gateway.services import Services
 from gateway.wire.bodies import ClientLeft, disconnected, read_body
 from gateway.wire.headers import read_headers
@@ -38,7 +39,8 @@ class Twin:
             await self._answer(found, scope, receive, send)
 
     async def _answer(self, found: HotPath, scope: Scope, receive: Receive, send: Send) -> None:
-        client, services = _Client(), self._services
+        services = self._services
+        client = _Client(services.outbox)
         seconds = services.settings.gateway.body_seconds
         try:
             headers = read_headers(scope["headers"])
@@ -53,11 +55,10 @@ class Twin:
             await client.send_all(send)
             return
         exchange = client.exchange = Exchange(services, client)
-        incoming = Incoming(found, headers, caller, body)
         left = asyncio.ensure_future(disconnected(receive))
         left.add_done_callback(lambda _: client.wake())
         try:
-            exchange.start(incoming)
+            exchange.start(found, headers, caller, body)
             await client.send_all(send)  # a refusal is there at once
             while not client.is_over:
                 await client.wait()
@@ -81,7 +82,8 @@ class Twin:
 class _Client:
     """The client of an exchange: what is written waits here until ASGI takes it."""
 
-    def __init__(self) -> None:
+    def __init__(self, outbox: Outbox) -> None:
+        self._outbox = outbox
         self._messages: deque[Message] = deque()
         self._size = 0
         self._news = asyncio.Event()
@@ -131,7 +133,8 @@ class _Client:
         self._news.clear()
 
     async def send_all(self, send: Send) -> None:
-        """Hand over what was written."""
+        """Hand over what was written, behind its record."""
+        self._outbox.flush()
         while self._messages:
             message = self._messages.popleft()
             await send(message)

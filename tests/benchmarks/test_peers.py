@@ -1,12 +1,15 @@
 """What is started, and what its clients send."""
 
 import json
+import os
+import shutil
 from pathlib import Path
 
 import pytest
 
 from benchmarks.gateway_bench import ours, traffic
 from benchmarks.gateway_bench.cli import parser
+from benchmarks.gateway_bench.compiling import ROOT, digest
 from benchmarks.gateway_bench.peers import KEY, NAMES, PEERS, Place
 from benchmarks.gateway_bench.rounds import Plan, names_with_direct
 from trajectories.settings import load_settings
@@ -56,6 +59,30 @@ def test_ratchet_runs_with_settings_that_it_takes(
     assert launch.model in settings.gateway.aliases
     assert settings.redis.url == "unix:///r.sock"
     assert settings.upstream.url == "http://127.0.0.1:2"
+
+
+def test_ratchet_is_run_from_where_it_was_compiled(tmp_path: Path) -> None:
+    launch = ours.launch(
+        port=1, upstream_port=2, folder=tmp_path, redis_url="r", packages=Path("/compiled")
+    )
+
+    assert launch.environment["PYTHONPATH"].split(os.pathsep) == ["/compiled", str(ROOT)]
+    assert "compiled" in ours.versions(Path("/compiled"))["ratchet"]
+    assert "plain Python" in ours.versions()["ratchet"]
+
+
+def test_what_is_compiled_anew_is_what_changed(tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    for package in ("gateway", "trajectories", "tools"):
+        shutil.copytree(ROOT / package, copy / package)
+    shutil.copy(ROOT / "pyproject.toml", copy)
+    before = digest(copy)
+    (copy / "tools" / "settings_doc.py").write_text("# not in the wheel")
+    assert digest(copy) == before
+
+    (copy / "gateway" / "call.py").write_text("# in the wheel")
+
+    assert digest(copy) != before
 
 
 @pytest.mark.parametrize("name", ["json", "burst", "paced"])

@@ -56,23 +56,25 @@ engine() {
 base_image() {
   docker image inspect "$BASE" > /dev/null 2>&1 && return
   local root=$LAB/root
-  if [ ! -e "$root/.complete" ]; then
+  if [ ! -e "$root/.complete-with-headers" ]; then
     say "debootstrap (about a minute)"
     rm -rf "$root"
     local mirror
     mirror=$(awk '/^URIs:/{print $2; exit}' /etc/apt/sources.list.d/debian.sources)
-    debootstrap --variant=minbase --include=python3,python3-pip,python3-venv,ca-certificates \
+    # python3-dev: the headers, which the image that this stands in for has as well
+    debootstrap --variant=minbase \
+      --include=python3,python3-dev,python3-pip,python3-venv,ca-certificates \
       bookworm "$root" "$mirror" > "$LAB/debootstrap.log" 2>&1 ||
       { tail -20 "$LAB/debootstrap.log" >&2; return 1; }
     chroot "$root" apt-get clean
     rm -rf "$root"/var/lib/apt/lists/* "$root/usr/lib/python3.11/EXTERNALLY-MANAGED"
     ln -sf /usr/bin/python3 "$root/usr/local/bin/python"
     ln -sf /usr/bin/python3 "$root/usr/local/bin/python3"
-    touch "$root/.complete"
+    touch "$root/.complete-with-headers"
   fi
   cp /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs/ca-certificates.crt"
   say "importing $BASE"
-  tar -C "$root" --exclude=./.complete -c . | docker import --change 'CMD ["python3"]' \
+  tar -C "$root" --exclude=./.complete-with-headers -c . | docker import --change 'CMD ["python3"]' \
     --change 'ENV PIP_CERT=/etc/ssl/certs/ca-certificates.crt PIP_DEFAULT_TIMEOUT=60' - "$BASE" > /dev/null
 }
 

@@ -325,6 +325,16 @@ def test_a_build_installs_pinned_versions_and_no_secret(name: str) -> None:
     assert not [args for word, args in parsed if word == "ADD"]
 
 
+def test_the_gateway_is_compiled_and_the_compiler_stays_behind() -> None:
+    parsed = instructions("Dockerfile.gateway")
+    assert ("ARG", "COMPILE=1") in parsed
+    stages = [place for place, (word, _) in enumerate(parsed) if word == "FROM"]
+    installs = [place for place, (_, args) in enumerate(parsed) if "apt-get" in args]
+    assert len(stages) == 2
+    assert installs
+    assert max(installs) < stages[-1]
+
+
 def test_the_gateway_image_has_no_torch() -> None:
     assert "ARG EXTRAS=gateway,workers\n" in (ROOT / "Dockerfile.gateway").read_text()
 

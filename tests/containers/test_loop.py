@@ -46,6 +46,12 @@ def test_up_waits_until_the_gateway_is_ready(project: Any) -> None:
     assert project.request("GET", "/readyz").status == 200
 
 
+def test_the_gateway_runs_compiled_and_its_image_has_no_compiler(project: Any) -> None:
+    question = "import gateway.exchange as e; print(e.__file__)"
+    assert project.inside("gateway", "python", "-c", question).stdout.strip().endswith(".so")
+    assert project.inside("gateway", "sh", "-c", "command -v gcc cc").returncode != 0
+
+
 def test_an_answer_and_a_vote_become_a_reward(project: Any) -> None:
     session = new_session()
     trajectory_id = chat(project, session)

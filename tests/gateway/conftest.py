@@ -23,7 +23,7 @@ from gateway.spool.writer import Spool
 from gateway.wire.protocol import HotProtocol
 from ratchet.redis_server import find_server
 from tests.fakes.vllm import FakeVLLM
-from trajectories.connection import Redis
+from trajectories.connection import AsyncRedis, Redis
 from trajectories.model import Feedback, Transition, unpack_record
 from trajectories.settings import Settings
 
@@ -63,6 +63,15 @@ def wait_for(condition: Callable[[], Any], seconds: float = 5) -> Any:
 
 def open_spool(root: Path, budget: int = 1 << 24, segment: int = 1 << 20) -> Spool:
     return Spool.open(root, budget_bytes=budget, segment_bytes=segment)
+
+
+def shipping_client(redis: Redis) -> AsyncRedis:
+    """A shipper's client for the same Redis, fake or real."""
+    place = redis.connection_pool.connection_kwargs
+    if isinstance(redis, fakeredis.FakeRedis):
+        known = {name: place[name] for name in ("server", "host", "port", "version")}
+        return fakeredis.FakeAsyncRedis(**known)
+    return AsyncRedis(host=place["host"], port=place["port"], retry=None)
 
 
 def free_port() -> int:
@@ -128,7 +137,7 @@ def start(tmp_path: Path, shell: str) -> Iterator[Callable[..., Running]]:
             engine = fake or stack.enter_context(FakeVLLM().serve())
             settings = settings_for(tmp_path, engine.url, **sections)
             store = redis if redis is not None else fakeredis.FakeRedis()
-            app = create_app(settings, redis=store)
+            app = create_app(settings, redis=store, shipping=shipping_client(store))
             url = stack.enter_context(serving(app, shell))
             client = stack.enter_context(httpx2.Client(base_url=url, timeout=20))
             return Running(url, app.state.services, client, engine, store)

@@ -190,7 +190,7 @@ def test_an_odd_retry_count_is_no_retry(running: Running) -> None:
 def test_a_record_that_cannot_be_made_costs_the_client_nothing(
     running: Running, is_streamed: bool
 ) -> None:
-    running.services.spool.producer = object()  # type: ignore[assignment]  # no JSON of it
+    running.services.spool.producer = "\ud800"  # no JSON of it
     answer = running.chat(stream=is_streamed)
     assert answer.status_code == 200
     assert answer.content.endswith(b"data: [DONE]\n\n" if is_streamed else b"}")

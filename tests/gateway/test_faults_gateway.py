@@ -4,6 +4,7 @@ Kept elsewhere: torn tails, short writes, rotations that fail and lost notes in
 test_spool.py; kills of Redis and the required durability in test_durability.py.
 """
 
+import errno
 import os
 import signal
 import socket
@@ -24,7 +25,6 @@ from tests.gateway.conftest import RedisServer, Running, open_spool, wait_for
 from tests.gateway.test_durability import Gateway, Load, assert_nothing_lost, gateway
 from tests.gateway.test_durability import shipped as shipped_to
 from tests.gateway.test_faults_client import request, streamed
-from trajectories.errors import SpoolError
 from trajectories.model import Outcome, Transition, unpack_record
 
 BODY = {"model": "policy", "messages": [{"role": "user", "content": "hi"}]}
@@ -204,11 +204,11 @@ def test_a_disk_that_fails_and_heals_is_used_again(
     running = start(gateway={"durability": durability})
     assert running.chat().status_code == 200
 
-    def fail(payload: bytes) -> int:
-        raise SpoolError("cannot write to the spool: [Errno 5] Input/output error")
+    def fail(descriptor: int, parts: object) -> int:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     with monkeypatch.context() as broken:
-        broken.setattr(type(running.services.spool), "put", lambda self, payload: fail(payload))
+        broken.setattr(os, "writev", fail)
         codes = [running.chat(stream=n % 2 == 0).status_code for n in range(3)]
     assert codes == [200] + ([200, 200] if durability == "best_effort" else [503, 503])
     wait_for(lambda: running.chat().status_code == 200)

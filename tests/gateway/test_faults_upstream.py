@@ -272,6 +272,7 @@ def test_stored_responses_that_cannot_be_read_in_time_are_503(
     try:
         answer = running.client.post("/v1/responses", json=body)
         assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+        monkeypatch.setattr("gateway.exchange._RECALL_SECONDS", 5)
         with pytest.raises(Exception, match="timed out"):
             running.client.post("/v1/responses", json=body, timeout=0.1)
     finally:

@@ -14,12 +14,17 @@ from typing import Any
 import orjson
 import pytest
 
+from gateway.access import ANYONE
+from gateway.call import Call
 from gateway.dialects.asking import PATHS, Asked
 from gateway.dialects.chat import NO_ADDITIONS
 from gateway.dialects.chat_reply import ChatReply
 from gateway.errors import ApiError
+from gateway.reception import receive
 from gateway.upstreams.foreign import Foreign
 from gateway.upstreams.pool import Carrier, RawHeaders
+from gateway.wire.headers import read_headers
+from gateway.wire.hot import HotPaths
 from tests.fakes.vllm import FakeVLLM
 from tests.gateway.conftest import Running, wait_for
 from tests.gateway.test_chat import events
@@ -105,12 +110,20 @@ class Ear:
             self.is_over.set()
 
 
+def some_call() -> Call:
+    """Not looked at: what goes to the provider stands in `Asked`."""
+    path = HotPaths().find(b"/v1/chat/completions")
+    assert path is not None
+    body = b'{"model": "m", "messages": [{"role": "user", "content": "hi"}]}'
+    return receive(path, read_headers([]), ANYONE, body)
+
+
 def send(said: list[Any], body: dict[str, Any], ear: Ear, path: str = "chat") -> Scripted:
     speaker = Scripted(said)
     foreign = Foreign("far", speaker, patience=SETTINGS, breaker=BreakerSettings())
     payload = orjson.dumps({"model": "m", **body})
     asked = Asked(PATHS[path], payload, ChatReply(NO_ADDITIONS, None, "m"))  # type: ignore[index]
-    foreign.send(foreign.choose(0, 0.0), ear, asked, None)  # type: ignore[arg-type]
+    foreign.send(foreign.choose(0, 0.0), ear, asked, some_call())
     return speaker
 
 
@@ -223,7 +236,7 @@ async def test_closing_ends_what_runs() -> None:
     foreign = Foreign("far", speaker, patience=SETTINGS, breaker=BreakerSettings())
     ear = Ear()
     asked = Asked(PATHS["chat"], b'{"model":"m","stream":true}', ChatReply(NO_ADDITIONS, None, "m"))
-    foreign.send(foreign.choose(0, 0.0), ear, asked, None)  # type: ignore[arg-type]
+    foreign.send(foreign.choose(0, 0.0), ear, asked, some_call())
     await asyncio.sleep(0)
     foreign.drop_idle(0.0)
     foreign.close()

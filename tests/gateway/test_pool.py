@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gateway.outbox import Outbox
 from gateway.upstreams.pool import IDLE_SECONDS, MAX_HEAD_BYTES, Carrier, Connection, Pool
 from tests.fakes.wire import RawServer, Wire
 from tests.gateway.test_sse import cut
@@ -89,29 +90,19 @@ class Transport(asyncio.Transport):
         self.is_aborted = True
 
 
-class Kept(Pool):
-    """A pool that opens nothing."""
-
-    def __init__(self) -> None:
-        super().__init__("http://127.0.0.1:1")
-        self.kept: list[Connection] = []
-        self.afresh: list[bytes] = []
-
-    def keep(self, connection: Connection) -> None:
-        self.kept.append(connection)
-
-    def send_afresh(self, listener: Any, request: bytes) -> None:
-        self.afresh.append(request)
-
-
 class Line:
-    """A connection on a transport that goes nowhere."""
+    """A connection on a transport that goes nowhere, of a pool to where nobody listens."""
 
     def __init__(self) -> None:
-        self.pool = Kept()
+        self.pool = Pool("http://127.0.0.1:1", Outbox())
         self.connection = Connection(self.pool)
         self.transport = Transport()
         self.connection.connection_made(self.transport)
+
+    @property
+    def kept(self) -> list[Connection]:
+        """What the pool was given back."""
+        return list(self.pool._idle)
 
     def ask(self, heard: Heard) -> None:
         self.connection.send(heard, REQUEST)
@@ -188,7 +179,7 @@ def test_any_split_of_an_answer_is_the_same_answer(answer: Written, places: list
         assert b"x-trailer" not in names
         assert b"link" not in names
         assert names == [name.lower() for name in names]
-        assert bool(line.pool.kept) == answer.is_kept
+        assert bool(line.kept) == answer.is_kept
         if not answer.ends_by_close:
             assert line.transport.is_aborted != answer.is_kept
 
@@ -210,7 +201,6 @@ def test_an_answer_that_ends_early_is_a_failure_told_once(
     else:
         assert (heard.ends, heard.failures) == (0, ["upstream_broke_off"])
     assert heard.carrier is None
-    assert line.pool.afresh == []
 
 
 @settings(max_examples=200, deadline=None)
@@ -241,7 +231,7 @@ def test_an_answer_that_is_not_http_is_a_failure_and_nothing_worse(
     line.feed(cut(raw, places) if raw else [])
     line.connection.connection_lost(None)
     assert len(heard.failures) + heard.ends == 1
-    assert line.pool.kept == []
+    assert line.kept == []
 
 
 @settings(max_examples=100, deadline=None)
@@ -256,7 +246,7 @@ def test_answers_follow_each_other_on_one_connection(
         line.feed(cut(answer.raw, places))
         assert (len(heard.heads), heard.heads[0][0], heard.body) == (1, answer.status, answer.body)
         assert heard.ends == 1
-    assert line.pool.kept == [line.connection] * len(several)
+    assert line.kept == [line.connection] * len(several)
 
 
 WHOLE = b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nbody"
@@ -273,7 +263,7 @@ def test_who_hangs_up_hears_nothing_more(place: str) -> None:
         line.connection.connection_lost(None)
         assert heard.failures == []
         assert heard.body == (b"" if place == "head" else heard.body[:2])
-        assert line.pool.kept == []
+        assert line.kept == []
 
 
 def test_an_endless_head_is_a_failure() -> None:
@@ -312,14 +302,15 @@ def test_a_switch_of_protocols_is_a_failure() -> None:
     assert heard.heads == []
 
 
-def test_a_connection_that_went_stale_while_idle_is_replaced_once() -> None:
+async def test_a_connection_that_went_stale_while_idle_is_replaced_once() -> None:
     line, heard = Line(), Heard()
     line.ask(Heard())
     line.feed([WHOLE])
     line.ask(heard)
     line.connection.connection_lost(ConnectionResetError())
-    assert line.pool.afresh == [REQUEST]
     assert (heard.heads, heard.failures) == ([], [])
+    await heard.ended()  # by a connection of its own, which nobody takes
+    assert heard.failures == ["upstream_down"]
 
     line, heard = Line(), Heard()
     line.ask(Heard())
@@ -327,7 +318,7 @@ def test_a_connection_that_went_stale_while_idle_is_replaced_once() -> None:
     line.ask(heard)
     line.feed([b"HTTP/1.1 "])  # the server has seen the request: it may have acted on it
     line.connection.connection_lost(None)
-    assert (line.pool.afresh, heard.failures) == ([], ["upstream_broke_off"])
+    assert heard.failures == ["upstream_broke_off"]
 
 
 # -- over sockets ------------------------------------------------------------------------
@@ -342,7 +333,7 @@ async def serving(script: Any) -> AsyncIterator[tuple[RawServer, Pool]]:
 
 @contextlib.asynccontextmanager
 async def pool_to(url: str) -> AsyncIterator[Pool]:
-    pool = Pool(url)
+    pool = Pool(url, Outbox())
     yield pool
     pool.close()
     await asyncio.sleep(0.01)  # an abort takes a turn of the loop

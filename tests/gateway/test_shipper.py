@@ -1,7 +1,11 @@
 """Spool to Redis: in order, once, and nothing lost to a flush, a copy or a stop."""
 
+import asyncio
+import inspect
 import os
 import shutil
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,42 +16,49 @@ from gateway.metrics import Metrics
 from gateway.spool.lane import BATCH_BYTES, Lane
 from gateway.spool.segments import SegmentReader, list_segments
 from gateway.spool.shipper import Shipper
+from gateway.spool.stream import Progress
 from gateway.spool.writer import Spool
-from tests.gateway.conftest import open_spool, wait_for
+from tests.gateway.conftest import open_spool, shipping_client
 from trajectories import keys
+from trajectories.connection import AsyncRedis
+
+
+def pair() -> tuple[fakeredis.FakeRedis, AsyncRedis]:
+    """One fake Redis: to look at, and to ship to."""
+    redis = fakeredis.FakeRedis()
+    return redis, shipping_client(redis)
 
 
 def shipped(redis: Any, producer: str) -> list[bytes]:
     return [fields[b"r"] for _, fields in redis.xrange(keys.traffic(producer))]
 
 
-def test_what_a_dead_process_left_is_shipped_under_its_own_id(tmp_path: Path) -> None:
-    redis = fakeredis.FakeRedis()
+async def test_what_a_dead_process_left_is_shipped_under_its_own_id(tmp_path: Path) -> None:
+    redis, shipping = pair()
     alive, dead = open_spool(tmp_path), open_spool(tmp_path)
     dead.put(b"left behind")
     dead.close()
-    shipper = Shipper(redis, alive, Metrics())
+    shipper = Shipper(shipping, alive, Metrics())
     shipper.start()
     alive.put(b"mine")
-    shipper.wake()
-    wait_for(lambda: redis.xlen(keys.traffic(dead.producer)))
-    wait_for(lambda: redis.xlen(keys.traffic(alive.producer)))
+    await until(lambda: redis.xlen(keys.traffic(dead.producer)))
+    await until(lambda: redis.xlen(keys.traffic(alive.producer)))
     assert redis.smembers(keys.GATEWAYS) == {alive.producer.encode(), dead.producer.encode()}
-    shipper.stop()
+    await shipper.stop()
     alive.close()
 
 
-def test_a_flushed_redis_gets_everything_that_is_retained_again(tmp_path: Path) -> None:
-    redis = fakeredis.FakeRedis()
+async def test_a_flushed_redis_gets_everything_that_is_retained_again(tmp_path: Path) -> None:
+    redis, shipping = pair()
     spool = open_spool(tmp_path)
-    lane = Lane(redis, spool.directory, spool.producer)
+    lane = Lane(shipping, spool.directory, spool.producer)
     for number in range(450):
         spool.put(b"%d" % number)
-    while lane.ship() is not None:
+    while await lane.ship() is not None:
         pass
     assert redis.xlen(keys.traffic(spool.producer)) == 450
     redis.flushall()
-    while lane.ship() is not None:
+    while await lane.ship() is not None:
         pass
     entries = redis.xrange(keys.traffic(spool.producer))
     assert [int(fields[b"r"]) for _, fields in entries] == list(range(450))
@@ -55,51 +66,59 @@ def test_a_flushed_redis_gets_everything_that_is_retained_again(tmp_path: Path) 
     spool.close()
 
 
-def test_the_shipper_waits_while_nobody_consumes(tmp_path: Path) -> None:
-    redis = fakeredis.FakeRedis()
+async def test_the_shipper_waits_while_nobody_consumes(tmp_path: Path) -> None:
+    redis, shipping = pair()
     spool = open_spool(tmp_path)
-    lane = Lane(redis, spool.directory, spool.producer, high_water=3)
+    lane = Lane(shipping, spool.directory, spool.producer, high_water=3)
     for number in range(5):
         spool.put(b"%d" % number)
-        lane.ship()
+        await lane.ship()
     assert redis.xlen(keys.traffic(spool.producer)) == 3
     redis.xtrim(keys.traffic(spool.producer), maxlen=0)
-    lane.ship()
+    await lane.ship()
     entries = redis.xrange(keys.traffic(spool.producer))
     assert [fields[b"r"] for _, fields in entries] == [b"3", b"4"]
     spool.close()
 
 
-def test_a_stop_in_the_middle_of_an_adoption_deletes_nothing(tmp_path: Path) -> None:
-    redis = fakeredis.FakeRedis()
+async def test_a_stop_in_the_middle_of_an_adoption_deletes_nothing(tmp_path: Path) -> None:
+    redis, shipping = pair()
     alive, dead = open_spool(tmp_path), open_spool(tmp_path)
-    for number in range(1_000):
+    for number in range(3_000):
         dead.put(b"%d" % number)
     dead.close()
     for segment in list_segments(dead.directory):
         os.utime(segment, (0, 0))  # old enough to be removed once it is shipped
-    shipper = Shipper(redis, alive, Metrics())
+    shipper = Shipper(shipping, alive, Metrics())
     shipper._is_stopping.set()
-    shipper._adopt()
-    assert len(shipped(redis, dead.producer)) < 1_000
+    await shipper._adopt()
+    assert len(shipped(redis, dead.producer)) < 3_000
     assert dead.directory.exists()
-    again = Shipper(redis, alive, Metrics())
-    again._adopt()
-    assert len(shipped(redis, dead.producer)) == 1_000
+    again = Shipper(shipping, alive, Metrics())
+    await again._adopt()
+    assert len(shipped(redis, dead.producer)) == 3_000
     assert not dead.directory.exists()
     alive.close()
 
 
-def test_our_own_records_do_not_wait_for_a_large_adoption(tmp_path: Path) -> None:
-    redis = fakeredis.FakeRedis()
+async def test_our_own_records_do_not_wait_for_a_large_adoption(tmp_path: Path) -> None:
+    redis, shipping = pair()
     alive, dead = open_spool(tmp_path), open_spool(tmp_path)
     for number in range(1_000):
         dead.put(b"%d" % number)
     dead.close()
     alive.put(b"mine")
-    Shipper(redis, alive, Metrics())._adopt()
+    await Shipper(shipping, alive, Metrics())._adopt()
     assert shipped(redis, alive.producer) == [b"mine"]
     alive.close()
+
+
+async def until(condition: Callable[[], Any], seconds: float = 5) -> None:
+    """Wait until `condition` is true."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {seconds} seconds"
+        await asyncio.sleep(0.01)
 
 
 class Interrupted(Lane):
@@ -109,41 +128,42 @@ class Interrupted(Lane):
         super().__init__(*args, **more)
         self._event = event
 
-    def _progress(self, pipe: Any) -> tuple[int, int]:
-        found = super()._progress(pipe)
+    async def _progress(self) -> Progress:
+        found = await super()._progress()
         event, self._event = self._event, lambda: None
-        event()
+        if inspect.isawaitable(waiting := event()):
+            await waiting
         return found
 
 
-def test_a_flush_between_question_and_batch_is_noticed(tmp_path: Path) -> None:
-    redis = fakeredis.FakeRedis()
+async def test_a_flush_between_question_and_batch_is_noticed(tmp_path: Path) -> None:
+    redis, shipping = pair()
     spool = open_spool(tmp_path)
     spool.put(b"1")
-    assert Lane(redis, spool.directory, spool.producer).ship()
+    assert await Lane(shipping, spool.directory, spool.producer).ship()
     spool.put(b"2")
-    lane = Interrupted(redis, spool.directory, spool.producer, event=redis.flushall)
-    while lane.ship() is not None:
+    lane = Interrupted(shipping, spool.directory, spool.producer, event=redis.flushall)
+    while await lane.ship() is not None:
         pass
     assert shipped(redis, spool.producer) == [b"1", b"2"]
     spool.close()
 
 
-def test_a_trim_between_question_and_batch_is_no_failure(tmp_path: Path) -> None:
-    redis = fakeredis.FakeRedis()
+async def test_a_trim_between_question_and_batch_is_no_failure(tmp_path: Path) -> None:
+    redis, shipping = pair()
     spool = open_spool(tmp_path)
     stream = keys.traffic(spool.producer)
     spool.put(b"1")
-    assert Lane(redis, spool.directory, spool.producer).ship()
+    assert await Lane(shipping, spool.directory, spool.producer).ship()
     spool.put(b"2")
     lane = Interrupted(
-        redis,
+        shipping,
         spool.directory,
         spool.producer,
         sent=spool.last,
         event=lambda: redis.xtrim(stream, maxlen=0, approximate=False),
     )
-    while lane.ship() is not None:
+    while await lane.ship() is not None:
         pass
     assert shipped(redis, spool.producer) == [b"2"]
     assert not lane.is_shared
@@ -156,8 +176,8 @@ def copied(spool: Spool, root: Path) -> Spool:
     return open_spool(root)
 
 
-def test_a_copied_data_directory_loses_no_record(tmp_path: Path) -> None:
-    redis = fakeredis.FakeRedis()
+async def test_a_copied_data_directory_loses_no_record(tmp_path: Path) -> None:
+    redis, shipping = pair()
     first = open_spool(tmp_path / "a")
     first.put(b"before")
     first.close()
@@ -165,12 +185,12 @@ def test_a_copied_data_directory_loses_no_record(tmp_path: Path) -> None:
     first = open_spool(tmp_path / "a")
     assert first.producer == second.producer
     metrics = Metrics()
-    one, two = Shipper(redis, first, Metrics()), Shipper(redis, second, metrics)
+    one, two = Shipper(shipping, first, Metrics()), Shipper(shipping, second, metrics)
     first.put(b"one")
     second.put(b"two")
-    while one._ship_own():
+    while await one._ship_own():
         pass
-    while two._ship_own():
+    while await two._ship_own():
         pass
     assert shipped(redis, first.producer) == [b"before", b"one"]
     assert shipped(redis, second.producer) == [b"before", b"two"]
@@ -185,8 +205,8 @@ def test_a_copied_data_directory_loses_no_record(tmp_path: Path) -> None:
     again.close()
 
 
-def test_two_copies_that_write_at_the_same_time_lose_no_record(tmp_path: Path) -> None:
-    redis = fakeredis.FakeRedis()
+async def test_two_copies_that_write_at_the_same_time_lose_no_record(tmp_path: Path) -> None:
+    redis, shipping = pair()
     first = open_spool(tmp_path / "a")
     first.close()
     second = copied(first, tmp_path / "b")
@@ -194,11 +214,11 @@ def test_two_copies_that_write_at_the_same_time_lose_no_record(tmp_path: Path) -
     for number in range(9):
         first.put(b"%d" % number)
     second.put(b"x")
-    stream, other = second.producer, Lane(redis, second.directory, second.producer)
+    stream, other = second.producer, Lane(shipping, second.directory, second.producer)
     lane = Interrupted(
-        redis, first.directory, first.producer, sent=first.first - 1, event=other.ship
+        shipping, first.directory, first.producer, sent=first.first - 1, event=other.ship
     )
-    while lane.ship() is not None:
+    while await lane.ship() is not None:
         pass
     assert shipped(redis, stream) == [b"x"]
     assert lane.is_shared, "nine were tried, one arrived, and it was none of ours"
@@ -206,7 +226,7 @@ def test_two_copies_that_write_at_the_same_time_lose_no_record(tmp_path: Path) -
     second.close()
 
 
-def test_a_lost_answer_is_not_taken_for_another_writer(tmp_path: Path) -> None:
+async def test_a_lost_answer_is_not_taken_for_another_writer(tmp_path: Path) -> None:
     class Lossy(Lane):
         is_answered = True
 
@@ -215,22 +235,22 @@ def test_a_lost_answer_is_not_taken_for_another_writer(tmp_path: Path) -> None:
                 raise ConnectionError
             super()._note_sent(sequence)
 
-    redis = fakeredis.FakeRedis()
+    redis, shipping = pair()
     spool = open_spool(tmp_path)
-    lane = Lossy(redis, spool.directory, spool.producer, sent=spool.first - 1)
+    lane = Lossy(shipping, spool.directory, spool.producer, sent=spool.first - 1)
     for number in range(3):
         spool.put(b"%d" % number)
         lane.is_answered = False
         with pytest.raises(ConnectionError):
-            lane.ship()
+            await lane.ship()
         lane.is_answered = True
-        assert lane.ship() is None
+        assert await lane.ship() is None
     assert not lane.is_shared
     assert shipped(redis, spool.producer) == [b"0", b"1", b"2"]
     spool.close()
 
 
-def test_a_batch_that_failed_is_found_again_without_a_search(tmp_path: Path) -> None:
+async def test_a_batch_that_failed_is_found_again_without_a_search(tmp_path: Path) -> None:
     spool = open_spool(tmp_path)
     for number in range(6):
         spool.put(b"%d" % number)
@@ -246,14 +266,14 @@ def test_a_batch_that_failed_is_found_again_without_a_search(tmp_path: Path) -> 
     spool.close()
 
 
-def test_large_records_are_shipped_one_batch_behind_the_other(tmp_path: Path) -> None:
+async def test_large_records_are_shipped_one_batch_behind_the_other(tmp_path: Path) -> None:
     """A batch that its bytes have ended is not the last: nobody waits between the two."""
     spool = open_spool(tmp_path)
-    lane = Lane(fakeredis.FakeRedis(), spool.directory, spool.producer, recent=spool.recent)
+    lane = Lane(pair()[1], spool.directory, spool.producer, recent=spool.recent)
     for _ in range(3):
         spool.put(b"t" + b"x" * (BATCH_BYTES - 100))
     found = []
-    while lane.ship() is not None:
+    while await lane.ship() is not None:
         found.append(lane.is_drained)
     assert found[0] is False
     assert lane.is_drained

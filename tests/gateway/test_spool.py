@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from gateway.spool.directory import lock_directory
-from gateway.spool.segments import SegmentReader, list_segments, read_frames
+from gateway.spool.segments import Frame, SegmentReader, list_segments, read_frames
 from gateway.spool.syncer import Syncer
 from gateway.spool.writer import BLOCK
 from tests.gateway.conftest import open_spool
@@ -242,3 +242,39 @@ def test_a_sync_that_fails_is_tried_again_and_ends_nothing(tmp_path: Path) -> No
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(writing)
     os.close(reading)
+
+
+def test_many_records_are_one_write_and_read_back_as_they_would_one_by_one(tmp_path: Path) -> None:
+    spool = open_spool(tmp_path)
+    spool.put(b"first")
+    assert spool.put_all([b"a", b"b" * 1000, b""])
+    last = spool.put(b"last")
+    frames = [frame for path in list_segments(spool.directory) for frame in read_frames(path)]
+    assert [frame.payload for frame in frames] == [b"first", b"a", b"b" * 1000, b"", b"last"]
+    assert [frame.sequence for frame in frames] == list(range(last - 4, last + 1))
+    assert spool.recent.after(spool.first, 9, 1 << 20) == [
+        Frame(frame.sequence, frame.payload, 0) for frame in frames[1:]
+    ]
+    spool.close()
+
+
+def test_what_does_not_fit_into_one_write_is_refused_whole(tmp_path: Path) -> None:
+    spool = open_spool(tmp_path, budget=40_000, segment=10_000)
+    assert not spool.put_all([b"x" * 6_000, b"y" * 6_000]), "more than a segment"
+    assert not spool.put_all([b"x"] * 600), "more than the kernel takes"
+    assert spool.last == spool.first - 1
+    spool.close()
+    assert not spool.put_all([b"late"])
+
+
+def test_a_disk_that_takes_half_of_many_records_has_none_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool = open_spool(tmp_path)
+    writev = os.writev
+    monkeypatch.setattr(os, "writev", lambda to, pieces: writev(to, pieces[:3]))
+    assert not spool.put_all([b"a", b"b"])
+    monkeypatch.undo()
+    spool.put(b"c")
+    assert payloads(spool.directory) == [b"c"]
+    spool.close()

@@ -1,6 +1,7 @@
 """Which version answers: sticky through a promotion, counted, and never absent."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from gateway.app import create_app
 from gateway.routing import InFlight, Stickiness, choose
 from gateway.snapshot import SnapshotWatcher
-from tests.gateway.conftest import Running, open_spool, settings_for, wait_for
+from tests.gateway.conftest import Running, open_spool, settings_for, shipping_client, wait_for
 from trajectories.registry import Registry, Snapshot
 from trajectories.resources import PolicyVersion, VersionState
 
@@ -142,7 +143,9 @@ def test_the_first_call_after_a_start_goes_to_the_current_version(tmp_path: Path
     registry = Registry(redis, "policy", "base")
     registry.add(version(1))
     registry.promote(1)
-    app = create_app(settings_for(tmp_path, "http://127.0.0.1:9"), redis=redis)
+    app = create_app(
+        settings_for(tmp_path, "http://127.0.0.1:9"), redis=redis, shipping=shipping_client(redis)
+    )
 
     async def current() -> int:
         async with app.router.lifespan_context(app):
@@ -175,3 +178,31 @@ def test_the_heartbeat_follows_a_gateway_that_had_to_take_a_new_id(running: Runn
     after = running.services.gateway_id
     assert after != before
     wait_for(lambda: after in {b.gateway for b in running.services.registry.heartbeats()})
+
+
+async def test_a_subscription_that_fails_oddly_is_made_anew(tmp_path: Path) -> None:
+    """redis-py polls the socket of a subscription whose server went away: a TypeError."""
+    redis = fakeredis.FakeRedis()
+    spool = open_spool(tmp_path)
+    registry = Registry(redis, "policy", "base")
+    watcher = SnapshotWatcher(
+        redis, registry, spool, in_flight=InFlight(), stickiness=Stickiness(60)
+    )
+
+    class Gone:
+        def get_message(self, timeout: float) -> None:
+            raise TypeError("argument must be an int, or have a fileno() method.")
+
+        def close(self) -> None:
+            pass
+
+    watcher._subscription = Gone()
+    watching = asyncio.create_task(watcher.run())
+    registry.add(version(1))
+    registry.promote(1)
+    assert await asyncio.to_thread(wait_for, lambda: watcher.snapshot.current == 1)
+    assert not watching.done()
+    watching.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await watching
+    spool.close()

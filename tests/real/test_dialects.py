@@ -29,7 +29,7 @@ from gateway.services import Services
 from gateway.spool.payload import shipped
 from gateway.spool.segments import list_segments, read_frames
 from ratchet.demo.questions import CALCULATOR
-from tests.gateway.conftest import serving, settings_for, wait_for
+from tests.gateway.conftest import serving, settings_for, shipping_client, wait_for
 from tests.real.conftest import BASE, RealEngine
 from trajectories.model import Outcome, Transition, unpack_record
 
@@ -97,7 +97,8 @@ def gateway(engine: RealEngine, tmp_path_factory: pytest.TempPathFactory) -> Ite
         engine.url,
         upstream={"base_model": BASE, "first_byte_seconds": 60, "idle_seconds": 60},
     )
-    app = create_app(settings, redis=fakeredis.FakeRedis())
+    redis = fakeredis.FakeRedis()
+    app = create_app(settings, redis=redis, shipping=shipping_client(redis))
     with serving(app) as url:
         yield Gateway(url, app.state.services)
 
