@@ -26,11 +26,10 @@ from trajectories.errors import SpoolError
 
 logger = logging.getLogger(__name__)
 
-# A batch costs as much as twenty records: they gather until there are many, or for a moment.
-GATHER_SECONDS = 0.25
-LOOK_SECONDS = 0.05
-MANY = 100  # records
-HELD_BACK_SECONDS = 0.2
+# A batch costs as much as twenty records, and a look at an empty spool is not for nothing either.
+LOOK_SECONDS = 0.2
+BUSY_SECONDS = 0.05  # after a batch of so many
+MANY = 100
 CHECK_SECONDS = 1.0  # with nothing to ship: Redis may have lost what it had
 RETRY_SECONDS = 0.25
 ADOPT_SECONDS = 10.0
@@ -48,6 +47,7 @@ class Shipper:
         self._task: asyncio.Task[None] | None = None
         self._asked_at = self._next_adoption = self._last_moment = 0.0
         self._corrupt = 0
+        self._is_busy = False
 
     def start(self) -> None:
         """Begin, on the running loop."""
@@ -94,23 +94,24 @@ class Shipper:
             self._metrics.ship_failures.inc()
             logger.exception("a batch cannot be shipped")
             return CHECK_SECONDS
-        return HELD_BACK_SECONDS if self._lane.is_held_back else LOOK_SECONDS
+        return BUSY_SECONDS if self._is_busy else LOOK_SECONDS
 
     async def _wait(self, seconds: float) -> None:
-        if seconds <= LOOK_SECONDS or self._is_stopping.is_set():
-            await asyncio.sleep(min(seconds, LOOK_SECONDS))
+        if not seconds or self._is_stopping.is_set():
+            await asyncio.sleep(min(seconds, BUSY_SECONDS))
             return
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._is_stopping.wait(), seconds)
+            async with asyncio.timeout(seconds):
+                await self._is_stopping.wait()
 
     def _has_news(self) -> bool:
         """Whether Redis has to be asked: for something new, or once in a while."""
         now, waiting = time.monotonic(), self._spool.last - self._lane.arrived
-        patience = GATHER_SECONDS if waiting > 0 else CHECK_SECONDS
-        is_due = now - self._asked_at >= patience or waiting >= MANY or self._is_stopping.is_set()
-        if is_due:
-            self._asked_at = now
-        return is_due
+        self._is_busy = waiting >= MANY and not self._lane.is_held_back
+        if waiting <= 0 and now - self._asked_at < CHECK_SECONDS:
+            return False
+        self._asked_at = now
+        return True
 
     async def _ship_own(self) -> bool:
         shipped = await self._lane.ship()
