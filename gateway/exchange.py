@@ -16,7 +16,7 @@ from typing import Protocol
 
 from gateway.access import Caller
 from gateway.call import Ending, record_of
-from gateway.dialects.asking import NOT_ASKED, Asked, ask, error_body
+from gateway.dialects.asking import NOT_ASKED, Asked, ask, chat_form_of, error_body
 from gateway.dialects.fold import Folded
 from gateway.dialects.responses import named_responses
 from gateway.errors import ApiError
@@ -95,6 +95,7 @@ class Exchange:
         "_is_paused",
         "_is_streamed",
         "_last_moment",
+        "_needs_bytes",
         "_phase",
         "_pieces",
         "_recalling",
@@ -341,6 +342,7 @@ class Exchange:
         self._deadline = min(self._sent + self._server.first_byte_seconds, self._last_moment)
         kind = next((value for name, value in headers if name == b"content-type"), b"")
         self._is_streamed = status == 200 and kind.startswith(b"text/event-stream")
+        self._needs_bytes = self._asked.reply.needs_bytes
         self._head = returned_headers(headers) + self._own_head()
 
     def _take(self, piece: bytes, is_last: bool) -> None:
@@ -372,7 +374,7 @@ class Exchange:
     def _take_events(self, piece: bytes, is_last: bool) -> None:
         reply = self._asked.reply
         cleaned = reply.feed(piece)
-        if reply.needs_bytes:
+        if self._needs_bytes:
             self._keep(piece)
         if is_last:
             self._finish(cleaned)
@@ -536,8 +538,9 @@ class Exchange:
         )
 
         def payload() -> bytes:
+            chat_form = chat_form_of(call) if asked is NOT_ASKED else asked.chat_form
             record = record_of(
-                call, self._route, ending, gateway=services.gateway_id, chat_form=asked.chat_form
+                call, self._route, ending, gateway=services.gateway_id, chat_form=chat_form
             )
             if folded is not None or not self._is_streamed:
                 return whole_payload(record, folded or Folded())

@@ -76,6 +76,16 @@ def ask(call: Call, target: Target, route: Route) -> Asked:
     return _ASK[call.dialect](call, target, route)
 
 
+def chat_form_of(call: Call) -> Body | None:
+    """The body as a chat request where it is none: for the record of a call nobody was asked."""
+    if call.dialect == "responses":
+        history = [*call.earlier.messages] if call.earlier else []
+        return responses.recorded_body(call.body, history)
+    if call.dialect == "messages":
+        return _chat_form_of_messages(call.body)
+    return completions.chat_form(call.body) if call.dialect == "completions" else None
+
+
 def error_body(dialect: Dialect, error: ApiError, request_id: str) -> bytes:
     """An error in the shape that the clients of a dialect read."""
     return messages.error_body(error, request_id) if dialect == "messages" else error.body

@@ -141,6 +141,10 @@ class _Stream:
             self._pending = b""
         if self._tokens is None or b"\r" in piece:
             return self._parse(piece)
+        if piece.find(b"\n\n") == len(piece) - 2 and self.cleaner.held is None:
+            token = self._tokens.take(piece[:-2])  # one event: what comes when tokens come singly
+            if token is not None:
+                return token
         *events, self._pending = piece.split(b"\n\n")
         if len(self._pending) > MAX_EVENT_BYTES:
             rest, self._pending = self._pending, b""

@@ -19,8 +19,8 @@ from gateway.dialects.fold import StreamFold
 from gateway.dialects.sse import parse_chunk
 
 _TOKEN = re.compile(
-    rb'(content|reasoning|reasoning_content)":"((?:[^"\\]|\\.)*)"\}'
-    rb',"logprobs":\{"content":\[\{"token":"(?:[^"\\]|\\.)*","logprob":(-?[0-9]+(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?)'
+    rb'(content|reasoning|reasoning_content)":"([^"\\]*(?:\\.[^"\\]*)*)"\}'
+    rb',"logprobs":\{"content":\[\{"token":"[^"\\]*(?:\\.[^"\\]*)*","logprob":(-?[0-9]+(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?)'
     rb',"bytes":(?:null|\[[0-9,]*\]),"top_logprobs":\[\]\}\]\}'
     rb',"finish_reason":null,"token_ids":\[(0|[1-9][0-9]*)\]\}\]\}'
 )

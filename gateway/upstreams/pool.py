@@ -22,6 +22,9 @@ MAX_HEAD_BYTES = 64 * 1024
 # uvicorn (and so vLLM) closes idle connections after 5 s: let go of them well before.
 IDLE_SECONDS = 2.0
 
+_LONGEST_SIZE = 10  # of a chunk, as it is written
+_HEX_DIGITS = b"0123456789abcdefABCDEF"
+
 RawHeaders = list[tuple[bytes, bytes]]
 
 
@@ -57,6 +60,19 @@ class Listener(Protocol):
         """The answer will not come, or not any further."""
 
 
+def only_chunk(received: bytes) -> bytes | None:
+    """What is in a chunk of a chunked body, where `received` is that chunk and no more.
+
+    None: let the parser see. The last chunk, which is empty, is for the parser too.
+    """
+    start = received.find(b"\r\n", 0, _LONGEST_SIZE) + 2
+    size = received[: start - 2]
+    if start < 3 or size.translate(None, _HEX_DIGITS) or not received.endswith(b"\r\n"):
+        return None
+    length = int(size, 16)
+    return received[start:-2] if length and len(received) == start + length + 2 else None
+
+
 class Connection:
     """One connection, idle or with one answer on it. An `asyncio.Protocol` in all but name.
 
@@ -68,6 +84,7 @@ class Connection:
         "_has_head",
         "_headers",
         "_is_announced",
+        "_is_between_chunks",
         "_is_complete",
         "_is_delimited",
         "_is_kept",
@@ -105,6 +122,7 @@ class Connection:
         self._pieces: list[bytes] = []
         self._headers: RawHeaders = []
         self._has_head = self._is_announced = self._is_complete = self._is_delimited = False
+        self._is_between_chunks = False
         self._status = self._fed = 0
         self._pool.outbox.write(self._transport, request)
 
@@ -140,6 +158,9 @@ class Connection:
         if listener is None:  # nothing was asked: no server does that
             self.close()
             return
+        if self._is_between_chunks and (piece := only_chunk(data)) is not None:
+            listener.on_piece(piece, False)  # a token that came singly: the parser may rest
+            return
         if not self._has_head:
             self._fed += len(data)
         try:
@@ -149,6 +170,8 @@ class Connection:
                 self._fail("upstream_garbage", f"the upstream's answer is not HTTP: {error}")
                 return
             self._is_kept = False  # the answer is whole, and something stands behind it
+        # Half of the next one's size may have followed, of which nothing is heard.
+        self._is_between_chunks = self._is_between_chunks and data.endswith(b"\r\n")
         if not self._has_head:
             if self._fed > MAX_HEAD_BYTES:
                 self._fail("upstream_garbage", "the upstream's headers do not end")
@@ -201,6 +224,12 @@ class Connection:
 
     def on_body(self, piece: bytes) -> None:
         self._pieces.append(piece)
+
+    def on_chunk_header(self) -> None:
+        self._is_between_chunks = False
+
+    def on_chunk_complete(self) -> None:
+        self._is_between_chunks = True
 
     def on_message_complete(self) -> None:
         if self._has_head:

@@ -280,6 +280,8 @@ def test_stored_responses_that_cannot_be_read_in_time_are_503(
     wait_for(lambda: len(running.records()) == 2)
     assert running.records()[0].outcome == Outcome.FAILED
     assert running.records()[1].outcome == Outcome.DISCONNECTED
+    for record in running.records():  # in chat form, though it was never translated for anybody
+        assert record.request["messages"] == [{"role": "user", "content": "hi"}]
     assert running.fake.requests == []
     running.fake.fault = "hang_before"
     assert running.chat().status_code == 504  # the clock still goes

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import re
 import shutil
 import ssl
 import subprocess
@@ -15,7 +16,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.outbox import Outbox
-from gateway.upstreams.pool import IDLE_SECONDS, MAX_HEAD_BYTES, Carrier, Connection, Pool
+from gateway.upstreams.pool import (
+    IDLE_SECONDS,
+    MAX_HEAD_BYTES,
+    Carrier,
+    Connection,
+    Pool,
+    only_chunk,
+)
 from tests.fakes.wire import RawServer, Wire
 from tests.gateway.test_sse import cut
 
@@ -147,7 +155,9 @@ def answers(draw: Any) -> Written:
     elif kind == "chunked":
         lines.append("transfer-encoding: chunked")
         chunks = [piece for piece in cut(body, draw(st.lists(st.integers(0, 40)))) if piece]
-        framed = b"".join(b"%X;x=1\r\n%b\r\n" % (len(piece), piece) for piece in chunks) + b"0\r\n"
+        extension = draw(st.sampled_from([b"", b"", b";x=1"]))
+        framed = b"".join(b"%X%b\r\n%b\r\n" % (len(piece), extension, piece) for piece in chunks)
+        framed += b"0\r\n"
         framed += b"x-trailer: 1\r\n\r\n" if draw(st.booleans()) else b"\r\n"
     else:
         framed = body
@@ -166,7 +176,15 @@ PLACES = st.lists(st.integers(0, 400), max_size=12)
 @settings(max_examples=200, deadline=None)
 @given(answers(), PLACES)
 def test_any_split_of_an_answer_is_the_same_answer(answer: Written, places: list[int]) -> None:
-    for pieces in (cut(answer.raw, places), [bytes([byte]) for byte in answer.raw]):
+    in_lines = [line + b"\r\n" for line in answer.raw.split(b"\r\n")]
+    in_lines[-1] = in_lines[-1][:-2]
+    whole_chunks = re.split(rb"(?<=\r\n)(?=[0-9A-F]+\r\n)", answer.raw)
+    for pieces in (
+        cut(answer.raw, places),
+        [bytes([byte]) for byte in answer.raw],
+        [line for line in in_lines if line],
+        whole_chunks,
+    ):
         line, heard = Line(), Heard()
         line.ask(heard)
         line.feed(pieces)
@@ -519,3 +537,50 @@ def _certificate(directory: Path) -> Path:
     subprocess.run([openssl, "req", "-x509", *kind, *name, *place], check=True, capture_output=True)
     path.write_text(path.read_text() + (directory / "certificate.pem").read_text())
     return path
+
+
+CHUNK = b"5\r\nhello\r\n"
+
+
+@pytest.mark.parametrize(
+    ("received", "held"),
+    [
+        (CHUNK, b"hello"),
+        (b'00a\r\n{"a":\r\n}x\r\n', b'{"a":\r\n}x'),
+        (b"0\r\n\r\n", None),  # the last
+        (b"0\r\n", None),
+        (CHUNK + CHUNK, None),
+        (CHUNK[:-1], None),
+        (CHUNK[1:], None),
+        (b"6\r\nhello\r\n", None),
+        (b"4\r\nhello\r\n", None),
+        (b"+5\r\nhello\r\n", None),
+        (b"5;x=1\r\nhello\r\n", None),
+        (b"00000000005\r\nhello\r\n", None),
+        (b"", None),
+    ],
+)
+def test_a_chunk_that_came_alone_is_told_from_everything_else(
+    received: bytes, held: bytes | None
+) -> None:
+    assert only_chunk(received) == held
+
+
+def test_a_chunk_behind_half_a_size_is_no_chunk() -> None:
+    line, heard = Line(), Heard()
+    line.ask(heard)
+    head = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
+    # The second begins with the 1 of "12": what follows looks like a chunk of two bytes.
+    line.feed([head + CHUNK + b"1", b"2\r\nab\r\n", b"c" * 14 + b"\r\n", b"0\r\n\r\n"])
+    assert (heard.body, heard.ends) == (b"helloab\r\n" + b"c" * 14, 1)
+
+
+def test_chunks_that_come_singly_are_heard_one_by_one_and_leave_the_parser_in_step() -> None:
+    line, heard = Line(), Heard()
+    line.ask(heard)
+    head = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
+    odd = b"5;x=1\r\nthere\r\n"
+    line.feed([head, CHUNK, CHUNK, odd, CHUNK, odd[:4], odd[4:], CHUNK, b"0\r\n\r\n"])
+    assert heard.body == b"hellohellotherehellotherehello"
+    assert heard.ends == 1
+    assert line.kept
