@@ -546,7 +546,7 @@ CHUNK = b"5\r\nhello\r\n"
     ("received", "held"),
     [
         (CHUNK, b"hello"),
-        (b'00a\r\n{"a":\r\n}x\r\n', b'{"a":\r\n}x'),
+        (b'009\r\n{"a":\r\n}x\r\n', b'{"a":\r\n}x'),
         (b"0\r\n\r\n", None),  # the last
         (b"0\r\n", None),
         (CHUNK + CHUNK, None),
