@@ -10,11 +10,14 @@ from collections.abc import Callable
 
 from gateway.errors import ApiError
 from gateway.metrics import Metrics
+from gateway.spool.recent import LIMIT_BYTES
 from gateway.spool.writer import Spool
 from trajectories.errors import SpoolError
 from trajectories.model import Feedback, pack_record
 
 logger = logging.getLogger(__name__)
+
+_MANY_BYTES = LIMIT_BYTES // 4
 
 
 class Recorder:
@@ -27,11 +30,13 @@ class Recorder:
         *,
         is_required: bool,
         hold: Callable[[], bool] = lambda: False,
+        hurry: Callable[[], None] = lambda: None,
     ) -> None:
         self._spool = spool
         self._metrics = metrics
         self._is_required = is_required
         self._hold = hold
+        self._hurry = hurry
         self._waiting: list[tuple[str, bytes]] = []
         self._silent_until = 0.0
         self._retry_at = 0.0
@@ -57,6 +62,7 @@ class Recorder:
                 self._waiting.append((record_id, payload))
             else:
                 self._write(payload, "transition")
+                self._hurry_if_many()
         except Exception:  # serving outlives learning
             self._note_loss(record_id)
 
@@ -68,6 +74,7 @@ class Recorder:
         if len(waiting) > 1 and self._spool.put_all([payload for _, payload in waiting]):
             self.is_failing = False
             self._metrics.recorded.add("transition", len(waiting))
+            self._hurry_if_many()
             return
         for record_id, payload in waiting:
             try:
@@ -78,6 +85,11 @@ class Recorder:
     def keep(self, feedback: Feedback) -> None:
         """Write feedback, or raise SpoolError: its client is told."""
         self._write(pack_record(feedback), "feedback")
+
+    def _hurry_if_many(self) -> None:
+        # What falls out of memory has to be read back from the disk.
+        if self._spool.recent.size_bytes >= _MANY_BYTES:
+            self._hurry()
 
     def _note_loss(self, record_id: str) -> None:
         self._metrics.dropped.inc()

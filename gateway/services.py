@@ -137,6 +137,7 @@ def build_services(
         metrics,
         is_required=settings.gateway.durability == "required",
         hold=outbox.hold,
+        hurry=shipper.hurry,
     )
     outbox.commit = recorder.commit
     in_flight = InFlight()

@@ -22,7 +22,7 @@ from trajectories.registry import Heartbeat, Registry, Snapshot
 
 logger = logging.getLogger(__name__)
 
-WAIT_SECONDS = 0.4  # for an announcement; then revision and heartbeat anyway
+WAIT_SECONDS = 1.0  # for an announcement; then revision and heartbeat anyway
 RETRY_SECONDS = 0.5
 # TypeError: redis-py polls the socket of a subscription that it has just lost.
 _AWAY = (RedisError, RecordError, ValueError, OSError, TypeError)

@@ -20,6 +20,11 @@ class Recent:
         self._frames: deque[Frame] = deque()
         self._size = 0
 
+    @property
+    def size_bytes(self) -> int:
+        """Of the records that are here."""
+        return self._size
+
     def add(self, sequence: int, payload: bytes) -> None:
         """The next record."""
         self._frames.append(Frame(sequence, payload, 0))

@@ -27,9 +27,8 @@ from trajectories.errors import SpoolError
 logger = logging.getLogger(__name__)
 
 # A batch costs as much as twenty records, and a look at an empty spool is not for nothing either.
-LOOK_SECONDS = 0.2
-BUSY_SECONDS = 0.05  # after a batch of so many
-MANY = 100
+LOOK_SECONDS = 0.2  # unless somebody hurries it
+STOPPING_SECONDS = 0.02
 CHECK_SECONDS = 1.0  # with nothing to ship: Redis may have lost what it had
 RETRY_SECONDS = 0.25
 ADOPT_SECONDS = 10.0
@@ -43,15 +42,20 @@ class Shipper:
         self._spool = spool
         self._metrics = metrics
         self._lane = self._own_lane(sent=spool.first - 1)
-        self._is_stopping = asyncio.Event()
+        self._is_stopping = False
+        self._is_wanted = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._asked_at = self._next_adoption = self._last_moment = 0.0
         self._corrupt = 0
-        self._is_busy = False
 
     def start(self) -> None:
         """Begin, on the running loop."""
         self._task = asyncio.create_task(self._run(), name="shipper")
+
+    def hurry(self) -> None:
+        """There is a batch full of records: do not wait for the next look. Of the loop only."""
+        if not self._lane.is_held_back:
+            self._is_wanted.set()
 
     async def stop(self, grace_seconds: float = 2.0) -> None:
         """Ship what is there if Redis takes it in time, then end."""
@@ -59,7 +63,8 @@ class Shipper:
         if task is None:
             return
         self._last_moment = time.monotonic() + grace_seconds
-        self._is_stopping.set()
+        self._is_stopping = True
+        self._is_wanted.set()
         await asyncio.wait([task], timeout=2 * grace_seconds)
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
@@ -69,7 +74,7 @@ class Shipper:
             await self._redis.aclose()
 
     async def _run(self) -> None:
-        while not self._is_stopping.is_set() or self._has_time_to_ship():
+        while not self._is_stopping or self._has_time_to_ship():
             await self._wait(await self._step())
 
     def _has_time_to_ship(self) -> bool:
@@ -94,20 +99,20 @@ class Shipper:
             self._metrics.ship_failures.inc()
             logger.exception("a batch cannot be shipped")
             return CHECK_SECONDS
-        return BUSY_SECONDS if self._is_busy else LOOK_SECONDS
+        return LOOK_SECONDS
 
     async def _wait(self, seconds: float) -> None:
-        if not seconds or self._is_stopping.is_set():
-            await asyncio.sleep(min(seconds, BUSY_SECONDS))
+        if not seconds or self._is_stopping:
+            await asyncio.sleep(min(seconds, STOPPING_SECONDS))
             return
+        self._is_wanted.clear()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                await self._is_stopping.wait()
+                await self._is_wanted.wait()
 
     def _has_news(self) -> bool:
         """Whether Redis has to be asked: for something new, or once in a while."""
         now, waiting = time.monotonic(), self._spool.last - self._lane.arrived
-        self._is_busy = waiting >= MANY and not self._lane.is_held_back
         if waiting <= 0 and now - self._asked_at < CHECK_SECONDS:
             return False
         self._asked_at = now
@@ -165,7 +170,7 @@ class Shipper:
         await asyncio.to_thread(cut_torn_tail, directory)
         lane = Lane(self._redis, directory, producer)
         try:
-            while (shipped := await lane.ship()) is not None and not self._is_stopping.is_set():
+            while (shipped := await lane.ship()) is not None and not self._is_stopping:
                 self._metrics.adopted_batches.inc()
                 await self._ship_own()  # a large directory must not keep our own records waiting
         finally:

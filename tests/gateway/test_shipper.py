@@ -13,6 +13,7 @@ import fakeredis
 import pytest
 
 from gateway.metrics import Metrics
+from gateway.recorder import Recorder
 from gateway.spool.lane import BATCH_BYTES, Lane
 from gateway.spool.segments import SegmentReader, list_segments
 from gateway.spool.shipper import Shipper
@@ -90,7 +91,7 @@ async def test_a_stop_in_the_middle_of_an_adoption_deletes_nothing(tmp_path: Pat
     for segment in list_segments(dead.directory):
         os.utime(segment, (0, 0))  # old enough to be removed once it is shipped
     shipper = Shipper(shipping, alive, Metrics())
-    shipper._is_stopping.set()
+    shipper._is_stopping = True
     await shipper._adopt()
     assert len(shipped(redis, dead.producer)) < 3_000
     assert dead.directory.exists()
@@ -278,4 +279,20 @@ async def test_large_records_are_shipped_one_batch_behind_the_other(tmp_path: Pa
     assert found[0] is False
     assert lane.is_drained
     assert lane.arrived == spool.last
+    spool.close()
+
+
+async def test_a_burst_is_shipped_from_memory_before_it_falls_out_of_it(tmp_path: Path) -> None:
+    redis, shipping = pair()
+    spool = open_spool(tmp_path, budget=1 << 26, segment=1 << 25)
+    shipper = Shipper(shipping, spool, Metrics())
+    recorder = Recorder(spool, Metrics(), is_required=False, hurry=shipper.hurry)
+    shipper.start()
+    await until(lambda: shipper._lane.is_drained)
+    payload = b"t" + b"x" * 100_000
+    for number in range(25):
+        recorder.record(f"tr_{number}", lambda: payload)
+    await asyncio.sleep(0.1)
+    assert redis.xlen(keys.traffic(spool.producer)) == 25, "it did not wait for its next look"
+    await shipper.stop()
     spool.close()
