@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 
 from gateway.call import with_answer
-from gateway.dialects import completions_fold, fold, messages_fold, responses_fold
+from gateway.dialects import completions_fold, fold, messages, responses
 from gateway.dialects.fold import Folded
 from trajectories.model import Outcome
 
@@ -23,8 +23,8 @@ _STREAM = b"s"
 FOLDS: Mapping[str, Callable[[bytes], Folded]] = {
     "chat": fold.fold,
     "completions": completions_fold.fold_stream,
-    "responses": responses_fold.fold_stream,
-    "messages": messages_fold.fold_stream,
+    "responses": responses.fold_stream,
+    "messages": messages.fold_stream,
 }
 
 

@@ -7,7 +7,7 @@ earlier turns. What would change the meaning if it were left out (a PDF) is a
 
 from typing import Any
 
-from gateway.dialects.messages_content import (
+from gateway.dialects.messages.content import (
     assistant_message,
     known_blocks,
     system_text,

@@ -1,6 +1,6 @@
 """Responses: what is read from a body, and how an engine that speaks chat is asked.
 
-Pure, and the door to the dialect: what the other `responses_*` modules offer is
+Pure, and the door to the dialect: what its other modules offer is
 imported from here. An engine of ours is asked in chat, as only there it tells
 its token ids. What has no chat form, as a tool that OpenAI runs itself, is left
 out of what the engine is asked (`left_out` names it); the answer echoes it.
@@ -9,15 +9,15 @@ out of what the engine is asked (`left_out` names it); the answer echoes it.
 from typing import Any
 
 from gateway.dialects.chat import parse_object
-from gateway.dialects.responses_answer import ResponsesAnswer, wants_logprobs
-from gateway.dialects.responses_fold import fold_response, fold_stream
-from gateway.dialects.responses_items import left_out_items, messages_of
-from gateway.dialects.responses_references import (
+from gateway.dialects.responses.answer import ResponsesAnswer, wants_logprobs
+from gateway.dialects.responses.fold import fold_response, fold_stream
+from gateway.dialects.responses.items import left_out_items, messages_of
+from gateway.dialects.responses.references import (
     input_items,
     referenced_responses,
     with_references,
 )
-from gateway.dialects.responses_tools import chat_tools, hosted_tools
+from gateway.dialects.responses.tools import chat_tools, hosted_tools
 from gateway.errors import ApiError, bad_request
 
 __all__ = [

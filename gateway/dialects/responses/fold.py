@@ -7,7 +7,7 @@ from typing import Any
 
 from gateway.dialects.chat import FoldedChoice, as_text
 from gateway.dialects.fold import Folded
-from gateway.dialects.responses_items import messages_of
+from gateway.dialects.responses.items import messages_of
 from gateway.dialects.sse import EventSplitter, event_payload, is_done, parse_chunk
 
 _CUT = {"max_output_tokens": "length", "content_filter": "content_filter"}

@@ -1,7 +1,7 @@
 """The Messages dialect (Anthropic): what is read from a body, and errors in its shape.
 
-Pure. The way to an engine that speaks chat is in `messages_body`, the way back
-in `messages_answer`, and what a native upstream answered in `messages_fold`.
+Pure. The way to an engine that speaks chat is in `body`, the way back
+in `answer`, and what a native upstream answered in `fold`.
 """
 
 from typing import Any
@@ -9,9 +9,9 @@ from typing import Any
 import orjson
 
 from gateway.dialects.chat import parse_object
-from gateway.dialects.messages_answer import MessagesAnswer
-from gateway.dialects.messages_body import chat_body, count_tokens_body
-from gateway.dialects.messages_fold import fold_message, fold_stream
+from gateway.dialects.messages.answer import MessagesAnswer
+from gateway.dialects.messages.body import chat_body, count_tokens_body
+from gateway.dialects.messages.fold import fold_message, fold_stream
 from gateway.errors import ApiError, bad_request
 
 __all__ = [

@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 
-from gateway.dialects.responses_tools import Tool, custom_input
+from gateway.dialects.responses.tools import Tool, custom_input
 
 OUTPUT_TEXT, REFUSAL, REASONING = "output_text", "refusal", "reasoning_text"
 _ADDED, _DONE = "response.output_item.added", "response.output_item.done"

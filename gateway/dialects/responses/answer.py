@@ -7,11 +7,11 @@ nothing we asked for in between (token ids, logprobs) can be in it.
 from typing import Any
 
 from gateway.dialects.chat import as_text
-from gateway.dialects.responses_events import Events
-from gateway.dialects.responses_logprobs import of_text, read_logprobs
-from gateway.dialects.responses_output import Output
-from gateway.dialects.responses_references import item_stem
-from gateway.dialects.responses_tools import tools_of
+from gateway.dialects.responses.events import Events
+from gateway.dialects.responses.logprobs import of_text, read_logprobs
+from gateway.dialects.responses.output import Output
+from gateway.dialects.responses.references import item_stem
+from gateway.dialects.responses.tools import tools_of
 
 LOGPROBS = "message.output_text.logprobs"
 _INCOMPLETE = {"length": "max_output_tokens", "content_filter": "content_filter"}

@@ -9,7 +9,7 @@ have no chat form and are left out. Raises ApiError 400 for what cannot be read.
 from collections.abc import Mapping
 from typing import Any
 
-from gateway.dialects.responses_tools import custom_arguments, engine_name
+from gateway.dialects.responses.tools import custom_arguments, engine_name
 from gateway.errors import ApiError, bad_request
 
 _TEXT_PARTS = ("input_text", "output_text", "text", "refusal")

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from gateway.dialects.responses_items import kind_of
+from gateway.dialects.responses.items import kind_of
 
 _ITEM_ID = re.compile(r"[a-z]+_(.+)_[0-9]+")
 

@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 
 from gateway.dialects.chat import as_text
-from gateway.dialects.messages_blocks import Blocks, Event, read_input
+from gateway.dialects.messages.blocks import Blocks, Event, read_input
 
 _STOP_REASONS = {"length": "max_tokens", "content_filter": "refusal"}
 

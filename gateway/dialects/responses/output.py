@@ -9,7 +9,7 @@ goes the same way, as one delta whose events nobody hears.
 from typing import Any
 
 from gateway.dialects.chat import as_text
-from gateway.dialects.responses_events import (
+from gateway.dialects.responses.events import (
     OUTPUT_TEXT,
     REASONING,
     REFUSAL,
@@ -17,7 +17,7 @@ from gateway.dialects.responses_events import (
     Events,
     Spoken,
 )
-from gateway.dialects.responses_tools import Tool
+from gateway.dialects.responses.tools import Tool
 
 
 class Output:
