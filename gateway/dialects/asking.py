@@ -98,10 +98,12 @@ def _ask_chat(call: Call, target: Target, route: Route) -> Asked:
     return Asked(PATHS["chat"], payload, ChatReply(additions, route.alias, route.model))
 
 
-def _chat(body: Body, target: Target, route: Route) -> tuple[bytes | None, Additions]:
+def _chat(
+    body: Body, target: Target, route: Route, *, needs_usage: bool = False
+) -> tuple[bytes | None, Additions]:
     """A chat body with what we add to it; None when nothing has to be added."""
     if target.kind == "vllm":
-        sent, additions = upstream_body(body, route.model)
+        sent, additions = upstream_body(body, route.model, needs_usage=needs_usage)
         return _encode(sent), additions
     if target.kind in ("openai", "litellm") and may_add_usage(body):
         options = {**(body.get("stream_options") or {}), "include_usage": True}
@@ -167,7 +169,7 @@ def _ask_messages(call: Call, target: Target, route: Route) -> Asked:
 
 
 def _ask_in_chat(chat_form: Body, target: Target, route: Route, reply: Reply) -> Asked:
-    payload, _ = _chat(chat_form, target, route)
+    payload, _ = _chat(chat_form, target, route, needs_usage=True)  # the answer tells it
     if payload is None:
         payload = _encode(_renamed(chat_form, route))
     return Asked(PATHS["chat"], payload, reply, chat_form)

@@ -113,8 +113,14 @@ def _is_deeper(value: object, limit: int) -> bool:
     return True
 
 
-def upstream_body(body: dict[str, Any], model: str) -> tuple[dict[str, Any], Additions]:
-    """The body for the engine, and what was added to it."""
+def upstream_body(
+    body: dict[str, Any], model: str, *, needs_usage: bool = False
+) -> tuple[dict[str, Any], Additions]:
+    """The body for the engine, and what was added to it.
+
+    A stream's tokens are counted from their ids where these are asked for, and
+    the engine is not asked for `usage` unless it `needs_usage` all the same.
+    """
     sent = {name: value for name, value in body.items() if name not in BODY_ID_FIELDS}
     sent["model"] = model
     adds_token_ids = body.get("return_token_ids") in (None, False)
@@ -123,7 +129,8 @@ def upstream_body(body: dict[str, Any], model: str) -> tuple[dict[str, Any], Add
     adds_logprobs = _may_add_logprobs(body)
     if adds_logprobs:
         sent["logprobs"] = True
-    adds_usage = may_add_usage(body)
+    counts_tokens = adds_token_ids and adds_logprobs  # it is folded as it passes
+    adds_usage = may_add_usage(body) and (needs_usage or not counts_tokens)
     if adds_usage:
         options = dict(body.get("stream_options") or {})
         # Without include_usage this asked for nothing; with ours it would put usage on each chunk.

@@ -276,3 +276,18 @@ def test_openai_python_works_unchanged(running: Running) -> None:
                 )
             )
     assert {record.session_id for record in running.records()} == {"s7"}
+
+
+def test_a_streams_tokens_are_counted_from_their_ids_and_usage_is_not_asked_for(
+    running: Running,
+) -> None:
+    running.chat()
+    running.chat(stream=True)
+    running.chat(stream=True, logprobs=True, top_logprobs=1)  # folded later: the engine has to say
+    wait_for(lambda: len(running.records()) == 3)
+    whole, counted, told = running.records()
+    assert "stream_options" not in running.fake.requests[1].body
+    assert running.fake.requests[2].body["stream_options"] == {"include_usage": True}
+    assert whole.usage["total_tokens"] > 0
+    for name in ("prompt_tokens", "completion_tokens", "total_tokens"):
+        assert whole.usage[name] == counted.usage[name] == told.usage[name]
