@@ -14,7 +14,7 @@ from typing import Protocol
 
 logger = logging.getLogger(__name__)
 
-_PROBE_EVERY = 64  # writes that went out at once
+_PROBE_EVERY = 256  # writes that went out at once
 _WORTH_IT = 3.0  # writes a turn; gathering fewer costs more than it saves
 _MEMORY = 0.9  # of the mean, from turn to turn
 

@@ -27,7 +27,7 @@ from trajectories.errors import SpoolError
 logger = logging.getLogger(__name__)
 
 # A batch costs as much as twenty records, and a look at an empty spool is not for nothing either.
-LOOK_SECONDS = 0.2  # unless somebody hurries it
+LOOK_SECONDS = 0.25  # unless somebody hurries it
 STOPPING_SECONDS = 0.02
 CHECK_SECONDS = 1.0  # with nothing to ship: Redis may have lost what it had
 RETRY_SECONDS = 0.25

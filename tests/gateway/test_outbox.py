@@ -68,7 +68,7 @@ def test_each_wire_gets_its_bytes_once_and_in_order(turns: list[list[int]]) -> N
 async def test_a_lone_write_goes_out_at_once() -> None:
     notes: list[tuple[str, bytes]] = []
     outbox, wire = Outbox(), Wire(notes)
-    for _ in range(500):  # a probe now and then finds that turns are short
+    for _ in range(600):  # a probe now and then finds that turns are short
         outbox.write(wire, b"x")
         await asyncio.sleep(0)
     notes.clear()
