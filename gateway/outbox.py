@@ -69,7 +69,10 @@ class Outbox:
         count = len(waiting)
         was_probe = self._mean < _WORTH_IT
         self._mean = float(count) if was_probe else _MEMORY * self._mean + (1 - _MEMORY) * count
-        self.commit()
+        try:
+            self.commit()
+        except Exception:  # serving outlives learning
+            logger.exception("the records of a turn could not be written")
         for transport, content in waiting:
             try:
                 if not transport.is_closing():
@@ -78,8 +81,8 @@ class Outbox:
                 logger.exception("a connection took no bytes")
 
     def _open(self) -> None:
-        self._is_open = True
         asyncio.get_running_loop().call_soon(self.flush)
+        self._is_open = True
 
 
 def _nothing() -> None:

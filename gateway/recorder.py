@@ -74,13 +74,13 @@ class Recorder:
         if len(waiting) > 1 and self._spool.put_all([payload for _, payload in waiting]):
             self.is_failing = False
             self._metrics.recorded.add("transition", len(waiting))
-            self._hurry_if_many()
-            return
-        for record_id, payload in waiting:
-            try:
-                self._write(payload, "transition")
-            except Exception:  # serving outlives learning
-                self._note_loss(record_id)
+        else:
+            for record_id, payload in waiting:
+                try:
+                    self._write(payload, "transition")
+                except Exception:  # serving outlives learning
+                    self._note_loss(record_id)
+        self._hurry_if_many()
 
     def keep(self, feedback: Feedback) -> None:
         """Write feedback, or raise SpoolError: its client is told."""

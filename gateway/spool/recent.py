@@ -1,6 +1,6 @@
 """The newest records, still in memory: what is shipped at once need not be read back.
 
-Written under the spool's lock, read by the shipper's thread. When it is behind,
+Written under the spool's lock, read by the shipper. When it is behind,
 the oldest fall out here, and are read from their segments.
 """
 

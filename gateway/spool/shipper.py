@@ -42,7 +42,7 @@ class Shipper:
         self._spool = spool
         self._metrics = metrics
         self._lane = self._own_lane(sent=spool.first - 1)
-        self._is_stopping = False
+        self._is_stopping = self._is_looking = False
         self._is_wanted = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._asked_at = self._next_adoption = self._last_moment = 0.0
@@ -54,7 +54,7 @@ class Shipper:
 
     def hurry(self) -> None:
         """There is a batch full of records: do not wait for the next look. Of the loop only."""
-        if not self._lane.is_held_back:
+        if self._is_looking and not self._lane.is_held_back:
             self._is_wanted.set()
 
     async def stop(self, grace_seconds: float = 2.0) -> None:
@@ -75,45 +75,52 @@ class Shipper:
 
     async def _run(self) -> None:
         while not self._is_stopping or self._has_time_to_ship():
-            await self._wait(await self._step())
+            if not await self._step():
+                await self._wait_for_a_look()
 
     def _has_time_to_ship(self) -> bool:
         return bool(self._spool.unshipped) and time.monotonic() < self._last_moment
 
-    async def _step(self) -> float:
-        """Ship a batch, or what is to do beside that; the seconds until the next step."""
+    async def _step(self) -> bool:
+        """Ship a batch, or do what is to do beside that; whether to go on at once."""
         try:
             if self._has_news() and await self._ship_own() and not self._lane.is_drained:
-                return 0
+                return True
             if time.monotonic() >= self._next_adoption:
                 await self._adopt()
                 self._next_adoption = time.monotonic() + ADOPT_SECONDS
         except RedisError as error:
             self._metrics.ship_failures.inc()
             logger.warning("Redis does not take records, they wait in the spool: %s", error)
-            return RETRY_SECONDS
+            await self._pause(RETRY_SECONDS)
         except (OSError, SpoolError):
             logger.exception("the spool cannot be read, or not be renamed")
-            return CHECK_SECONDS
+            await self._pause(CHECK_SECONDS)
         except Exception:  # it outlives a bug: records wait, they are not lost
             self._metrics.ship_failures.inc()
             logger.exception("a batch cannot be shipped")
-            return CHECK_SECONDS
-        return LOOK_SECONDS
+            await self._pause(CHECK_SECONDS)
+        return False
 
-    async def _wait(self, seconds: float) -> None:
-        if not seconds or self._is_stopping:
-            await asyncio.sleep(min(seconds, STOPPING_SECONDS))
+    async def _pause(self, seconds: float) -> None:
+        """After a failure: nobody hurries this."""
+        await asyncio.sleep(STOPPING_SECONDS if self._is_stopping else seconds)
+
+    async def _wait_for_a_look(self) -> None:
+        if self._is_stopping:
+            await asyncio.sleep(STOPPING_SECONDS)
             return
         self._is_wanted.clear()
+        self._is_looking = True
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(LOOK_SECONDS):
                 await self._is_wanted.wait()
+        self._is_looking = False
 
     def _has_news(self) -> bool:
         """Whether Redis has to be asked: for something new, or once in a while."""
-        now, waiting = time.monotonic(), self._spool.last - self._lane.arrived
-        if waiting <= 0 and now - self._asked_at < CHECK_SECONDS:
+        now = time.monotonic()
+        if not self._spool.unshipped and now - self._asked_at < CHECK_SECONDS:
             return False
         self._asked_at = now
         return True

@@ -21,6 +21,10 @@ _UNWATCH = b"*1\r\n$7\r\nUNWATCH\r\n"
 _READ_BYTES = 64 * 1024
 
 
+# What XINFO says of a stream with nothing in it yet.
+_NEW = {b"last-generated-id": b"0-0", b"length": 0}
+
+
 class Progress(NamedTuple):
     """How far a stream is: the sequence of its newest entry (0: none), and how many it holds."""
 
@@ -60,11 +64,12 @@ class TrafficStream:
 
     async def progress(self) -> Progress:
         """How far it is. From here on it is watched: an `add` fails if it changes meanwhile."""
-        *_, found = await self._ask(progress_commands(self._name), 3)
-        if isinstance(found, ResponseError):
-            if "no such key" in str(found):
-                return Progress(0, 0)
-            raise found
+        _, watched, found = await self._ask(progress_commands(self._name), 3)
+        if isinstance(found, ResponseError) and "no such key" in str(found):
+            found = _NEW
+        for reply in (watched, found):
+            if isinstance(reply, ResponseError):
+                raise reply
         if isinstance(found, list):  # RESP2 has no dictionaries
             found = dict(zip(found[::2], found[1::2], strict=True))
         last = bytes(found[b"last-generated-id"])
@@ -84,12 +89,18 @@ class TrafficStream:
         for reply in (*replies, *(added if isinstance(added, list) else ())):
             if isinstance(reply, ResponseError):
                 raise reply
+        if not isinstance(added, list):
+            await self.close()
+            raise ConnectionError("Redis' replies are out of step")
 
     async def close(self) -> None:
         """Give the connection back."""
         connection, self._connection = self._connection, None
-        if connection is not None:
-            await connection.disconnect()
+        if connection is None:
+            return
+        try:
+            await connection.disconnect(nowait=True)  # what was not sent yet would be waited for
+        finally:
             await self._redis.connection_pool.release(connection)
 
     async def _ask(self, commands: bytes, count: int) -> list[Any]:
@@ -103,6 +114,7 @@ class TrafficStream:
                 if not connection.is_connected:
                     await connection.connect()
                 # redis-py shows nobody its socket; tests/gateway/test_stream.py holds where it is.
+                # (`writelines`, as fakeredis has no `write`.)
                 connection._writer.writelines([commands])
                 await connection._writer.drain()
                 return await _replies(connection, count)
@@ -124,7 +136,8 @@ async def _replies(connection: Any, count: int) -> list[Any]:
     while len(replies) < count:
         reply = reader.gets()
         if reply is not False:
-            replies.append(reply)
+            if not isinstance(reply, hiredis.PushNotification):  # it answers nothing
+                replies.append(reply)
             continue
         received = await stream.read(_READ_BYTES)
         if not received:

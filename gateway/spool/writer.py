@@ -190,11 +190,11 @@ class Spool:
         try:
             written = os.writev(self._descriptor, pieces)
         except OSError:
-            self._undo(start)
+            self._undo(start, len(payloads))
             raise
         if written < size:
             # Half a frame would hide every later one from the reader.
-            self._undo(start)
+            self._undo(start, len(payloads))
             raise SpoolError(f"the disk took {written} of {size} bytes")
         self._sizes[self._path] = start + size
         self._total += size
@@ -203,12 +203,12 @@ class Spool:
             self._next += 1
         self._syncer.mark(self._descriptor)
 
-    def _undo(self, start: int) -> None:
+    def _undo(self, start: int, count: int) -> None:
         try:
             os.ftruncate(self._descriptor, start)
         except OSError:
-            # The number must not be used twice: the torn frame may have carried it.
-            self._next += 1
+            # No number must be used twice: the frames that are there may have carried them.
+            self._next += count
             self._is_torn = True
 
     def _rotate(self) -> None:

@@ -220,6 +220,14 @@ class HotProtocol(HttpToolsProtocol):
         if hot is not None and hot.exchange is not None:
             hot.exchange.on_client_left()
 
+    def eof_received(self) -> None:
+        self._flush()  # then the transport closes
+
+    def shutdown(self) -> None:
+        """As uvicorn's: the server stops."""
+        self._flush()
+        super().shutdown()
+
     def on_tick(self, now: float) -> None:
         """Close a connection that has kept us waiting; called every fraction of a second."""
         if now < self._deadline and now < self._write_deadline:

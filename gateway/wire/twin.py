@@ -134,8 +134,8 @@ class _Client:
 
     async def send_all(self, send: Send) -> None:
         """Hand over what was written, behind its record."""
-        self._outbox.flush()
         while self._messages:
+            self._outbox.flush()
             message = self._messages.popleft()
             await send(message)
             self._size -= len(message.get("body", b"")) if message.get("more_body") else 0

@@ -2,6 +2,7 @@
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,6 +12,7 @@ from gateway.outbox import Outbox
 from gateway.recorder import Recorder
 from gateway.spool.segments import list_segments, read_frames
 from gateway.spool.writer import Spool
+from gateway.wire.twin import _Client
 from tests.gateway.conftest import open_spool
 
 
@@ -130,6 +132,36 @@ async def test_a_record_that_nothing_is_written_behind_does_not_wait_for_the_nex
     await asyncio.sleep(0)
     assert recorded(spool) == [b"t1"]
     spool.close()
+
+
+async def test_records_that_cannot_be_written_keep_no_answer_back() -> None:
+    notes: list[tuple[str, bytes]] = []
+    outbox = await gathering(notes)
+
+    def fail() -> None:
+        raise MemoryError
+
+    outbox.commit = fail
+    outbox.write(Wire(notes), b"x")
+    await asyncio.sleep(0)
+    assert notes == [("wire", b"x")]
+
+
+async def test_over_asgi_a_last_byte_waits_for_its_record_as_well() -> None:
+    notes: list[tuple[str, bytes]] = []
+    outbox = await gathering(notes)
+    outbox.commit = lambda: notes.append(("spool", b""))
+    client = _Client(outbox)
+
+    async def send(message: Any) -> None:
+        if message.get("more_body"):  # while this one is taken, the answer ends
+            assert outbox.hold()
+            client.end(b"last")
+        notes.append(("sent", message["body"]))
+
+    client.write(b"first")
+    await client.send_all(send)
+    assert notes == [("sent", b"first"), ("spool", b""), ("sent", b"last")]
 
 
 async def test_a_wire_that_is_gone_or_broken_keeps_nothing_from_the_others() -> None:

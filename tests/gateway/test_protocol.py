@@ -37,6 +37,7 @@ METHODS = {
     "__init__": ["self", "config", "server_state", "app_state", "_loop"],
     "connection_made": ["self", "transport"],
     "connection_lost": ["self", "exc"],
+    "eof_received": ["self"],
     "data_received": ["self", "data"],
     "send_400_response": ["self", "msg"],
     "on_message_begin": ["self"],

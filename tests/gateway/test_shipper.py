@@ -21,7 +21,8 @@ from gateway.spool.stream import Progress
 from gateway.spool.writer import Spool
 from tests.gateway.conftest import open_spool, shipping_client
 from trajectories import keys
-from trajectories.connection import AsyncRedis
+from trajectories.connection import AsyncRedis, connect_async
+from trajectories.settings import RedisSettings
 
 
 def pair() -> tuple[fakeredis.FakeRedis, AsyncRedis]:
@@ -295,4 +296,29 @@ async def test_a_burst_is_shipped_from_memory_before_it_falls_out_of_it(tmp_path
     await asyncio.sleep(0.1)
     assert redis.xlen(keys.traffic(spool.producer)) == 25, "it did not wait for its next look"
     await shipper.stop()
+    spool.close()
+
+
+async def test_a_burst_does_not_hurry_what_redis_refuses(tmp_path: Path) -> None:
+    spool = open_spool(tmp_path, budget=1 << 28, segment=1 << 26)
+    gone = connect_async(RedisSettings(url="redis://127.0.0.1:9/0"))
+    shipper = Shipper(gone, spool, metrics := Metrics())
+    recorder = Recorder(spool, metrics, is_required=False, hurry=shipper.hurry)
+    shipper.start()
+    for number in range(100):
+        recorder.record(f"tr_{number}", lambda: b"t" + b"x" * 100_000)
+        await asyncio.sleep(0.01)
+    failures = metrics.registry.get_sample_value("ratchet_ship_failures_total")
+    assert 1 <= failures <= 6
+    await shipper.stop(0.1)
+    spool.close()
+
+
+async def test_an_empty_spool_is_asked_about_once_a_second(tmp_path: Path) -> None:
+    spool = open_spool(tmp_path)
+    shipper = Shipper(pair()[1], spool, Metrics())
+    assert shipper._has_news(), "Redis may hold more than we know"
+    assert not shipper._has_news()
+    spool.put(b"1")
+    assert shipper._has_news()
     spool.close()

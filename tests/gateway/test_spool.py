@@ -278,3 +278,28 @@ def test_a_disk_that_takes_half_of_many_records_has_none_of_them(
     spool.put(b"c")
     assert payloads(spool.directory) == [b"c"]
     spool.close()
+
+
+def test_a_batch_that_is_torn_on_a_disk_that_cannot_be_mended_gives_no_number_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool = open_spool(tmp_path)
+    writev = os.writev
+
+    def torn(descriptor: int, pieces: list[bytes]) -> int:
+        return writev(descriptor, pieces[:5])  # two frames and a header
+
+    def broken(descriptor: int, length: int) -> None:
+        raise OSError("read-only")
+
+    monkeypatch.setattr(os, "writev", torn)
+    monkeypatch.setattr(os, "ftruncate", broken)
+    assert not spool.put_all([b"a", b"b", b"c"])
+    monkeypatch.undo()
+    for payload in (b"a", b"b", b"c"):  # as the recorder does
+        spool.put(payload)
+    frames = [frame for path in list_segments(spool.directory) for frame in read_frames(path)]
+    numbers = [frame.sequence for frame in frames]
+    assert numbers == sorted(set(numbers))
+    assert [frame.payload for frame in frames][-3:] == [b"a", b"b", b"c"]
+    spool.close()

@@ -1,6 +1,9 @@
 """One transaction by hand: on a real Redis, refused as a whole, and in step with its replies."""
 
 import asyncio
+import signal
+from types import SimpleNamespace
+from typing import Any
 
 import fakeredis
 import pytest
@@ -9,7 +12,7 @@ from hypothesis import strategies as st
 from redis import WatchError
 from redis.exceptions import ConnectionError, ResponseError, TimeoutError
 
-from gateway.spool.stream import Progress, TrafficStream
+from gateway.spool.stream import Progress, TrafficStream, _replies
 from tests.gateway.conftest import RedisServer, shipping_client
 from trajectories.connection import AsyncRedis, Redis, connect_async
 from trajectories.settings import RedisSettings
@@ -121,3 +124,44 @@ async def test_a_redis_that_goes_or_hangs_is_an_error_and_is_found_again(
     assert await stream.progress() == Progress(2, 2)
     await stream.close()
     redis.close()
+
+
+async def test_a_redis_that_stalls_on_a_large_batch_costs_no_connection(
+    redis_server: RedisServer,
+) -> None:
+    redis: Any = client(redis_server, timeout_seconds=0.2)
+    stream = TrafficStream(redis, "s")
+    assert redis_server.process is not None
+    for _ in range(3):
+        await stream.progress()
+        redis_server.process.send_signal(signal.SIGSTOP)
+        with pytest.raises(TimeoutError):
+            await stream.add([(1, b"x" * 16 * MEGABYTE)])
+        redis_server.process.send_signal(signal.SIGCONT)
+        assert not redis.connection_pool._in_use_connections
+    await stream.close()
+
+
+async def test_who_waits_for_a_stalled_redis_can_be_cancelled(redis_server: RedisServer) -> None:
+    stream = TrafficStream(client(redis_server), "s")
+    await stream.progress()
+    assert redis_server.process is not None
+    redis_server.process.send_signal(signal.SIGSTOP)
+    try:
+        waiting = asyncio.create_task(stream.add([(1, b"x" * 16 * MEGABYTE)]))
+        await asyncio.sleep(0.1)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+    finally:
+        redis_server.process.send_signal(signal.SIGCONT)
+    assert await stream.progress() == Progress(0, 0)
+    await stream.close()
+
+
+async def test_what_redis_says_unasked_is_no_answer() -> None:
+    reader = asyncio.StreamReader()
+    reader.feed_data(b"+OK\r\n>2\r\n+MOVING\r\n+x\r\n-ERR no\r\n")
+    ok, refused = await _replies(SimpleNamespace(_reader=reader), 2)
+    assert ok == b"OK"
+    assert isinstance(refused, ResponseError)
