@@ -43,15 +43,10 @@ class Outbox:
 
     def write(self, transport: Transport, content: bytes) -> None:
         """Send `content`, now or at the end of this turn; in order, either way."""
-        if self._is_open or self.hold():
+        if self.hold() or self._is_probe():
             self._waiting.append((transport, content))
-            return
-        self._countdown -= 1
-        if self._countdown > 0:
+        else:
             transport.write(content)
-            return
-        self._open()
-        self._waiting.append((transport, content))
 
     def hold(self) -> bool:
         """Whether this turn is gathered: a record may wait for its end."""
@@ -79,6 +74,13 @@ class Outbox:
                     transport.write(content)
             except Exception:  # one that is broken must not keep the others' bytes
                 logger.exception("a connection took no bytes")
+
+    def _is_probe(self) -> bool:
+        """Whether this turn is gathered to see how full it is."""
+        self._countdown -= 1
+        if self._countdown <= 0:
+            self._open()
+        return self._is_open
 
     def _open(self) -> None:
         asyncio.get_running_loop().call_soon(self.flush)
