@@ -98,8 +98,10 @@ class TrafficStream:
         connection, self._connection = self._connection, None
         if connection is None:
             return
+        if (transport := getattr(connection._writer, "transport", None)) is not None:
+            transport.abort()  # closing would wait for what could not be sent
         try:
-            await connection.disconnect(nowait=True)  # what was not sent yet would be waited for
+            await connection.disconnect(nowait=True)
         finally:
             await self._redis.connection_pool.release(connection)
 

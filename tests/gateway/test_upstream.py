@@ -99,8 +99,9 @@ def test_the_event_that_was_held_when_the_engine_fell_silent_still_arrives(
     start: Callable[..., Running],
 ) -> None:
     running = start(upstream={"idle_seconds": 0.3})
-    whole = events(running.chat(stream=True).content)
+    wish = {"stream": True, "logprobs": True, "top_logprobs": 1}  # so that usage is asked for
+    whole = events(running.chat(**wish).content)
     running.fake.fault, running.fake.fault_after = "hang_after", running.fake.chunks_sent - 1
-    cut = events(running.chat(stream=True).content)
+    cut = events(running.chat(**wish).content)
     assert "error" in cut[-1]
     assert cut[-2]["choices"][0]["finish_reason"] == whole[-2]["choices"][0]["finish_reason"]

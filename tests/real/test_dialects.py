@@ -7,7 +7,7 @@ by a grammar, so it comes whatever the model has learned.
 import json
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -376,7 +376,7 @@ def read(stream: bytes) -> list[Any]:
 
 def plain(folded: Folded) -> Any:
     """What is recorded of it, read back."""
-    return orjson.loads(orjson.dumps(asdict(folded)))
+    return orjson.loads(orjson.dumps(folded))
 
 
 # -- around the answers -----------------------------------------------------------------
