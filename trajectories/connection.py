@@ -5,6 +5,8 @@ writes into ten duplicates, and against a black hole it still hung after 12 s.
 So: no retries here, short time-outs, and the caller decides what to do again.
 """
 
+from typing import Any
+
 from redis import Redis
 from redis.asyncio import Redis as AsyncRedis
 from redis.asyncio.retry import Retry as AsyncRetry
@@ -23,21 +25,19 @@ def connect(settings: RedisSettings, *, blocking_seconds: float = 0) -> Redis:
     `blocking_seconds` is how long blocking reads may take on top of the
     time-out; use a client of its own for them. Does not connect yet.
     """
-    return Redis.from_url(
-        settings.url,
-        socket_timeout=settings.timeout_seconds + blocking_seconds,
-        socket_connect_timeout=settings.timeout_seconds,
-        retry=Retry(NoBackoff(), 0),
-        health_check_interval=0,
-    )
+    retry = Retry(NoBackoff(), 0)
+    return Redis.from_url(settings.url, retry=retry, **_patience(settings, blocking_seconds))
 
 
 def connect_async(settings: RedisSettings, *, blocking_seconds: float = 0) -> AsyncRedis:
     """The same for an event loop."""
-    return AsyncRedis.from_url(
-        settings.url,
-        socket_timeout=settings.timeout_seconds + blocking_seconds,
-        socket_connect_timeout=settings.timeout_seconds,
-        retry=AsyncRetry(NoBackoff(), 0),
-        health_check_interval=0,
-    )
+    retry = AsyncRetry(NoBackoff(), 0)
+    return AsyncRedis.from_url(settings.url, retry=retry, **_patience(settings, blocking_seconds))
+
+
+def _patience(settings: RedisSettings, blocking_seconds: float) -> dict[str, Any]:
+    return {
+        "socket_timeout": settings.timeout_seconds + blocking_seconds,
+        "socket_connect_timeout": settings.timeout_seconds,
+        "health_check_interval": 0,
+    }

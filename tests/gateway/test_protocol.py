@@ -5,6 +5,7 @@ import inspect
 import re
 import tomllib
 from contextlib import ExitStack
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,6 +30,7 @@ from gateway.wire.protocol import HotCycle, HotProtocol
 from tests.fakes.wire import wire_to
 from tests.gateway.conftest import Running, wait_for
 from tests.gateway.test_faults_client import request
+from tests.gateway.test_outbox import Wire, gathering
 
 READ_AGAIN = "read gateway/wire/protocol.py beside uvicorn's httptools_impl.py, then change this"
 
@@ -90,6 +92,25 @@ def test_the_methods_of_uvicorns_protocol_are_those_we_know() -> None:
     of_any = set(dir(object)) - {"__init__"}
     overridden = {name for name in ours - of_any if hasattr(HttpToolsProtocol, name)}
     assert overridden <= set(METHODS), READ_AGAIN
+
+
+async def test_what_was_answered_leaves_before_its_connection_is_closed(running: Running) -> None:
+    notes: list[tuple[str, bytes]] = []
+    outbox = await gathering(notes)
+
+    class Closing(Wire):
+        def close(self) -> None:
+            self.notes.append(("closed", b""))
+
+    protocol = HotProtocol.__new__(HotProtocol)
+    protocol._services = replace(running.services, outbox=outbox)
+    protocol.cycle = None
+    protocol.transport = wire = cast(Any, Closing(notes))
+    outbox.write(wire, b"before the end")
+    protocol.eof_received()  # the client has half-closed: then the loop closes
+    outbox.write(wire, b"before the stop")
+    protocol.shutdown()
+    assert notes == [("wire", b"before the end"), ("wire", b"before the stop"), ("closed", b"")]
 
 
 def test_the_attributes_of_uvicorns_protocol_are_those_we_know() -> None:
