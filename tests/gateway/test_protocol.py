@@ -102,9 +102,12 @@ async def test_what_was_answered_leaves_before_its_connection_is_closed(running:
         def close(self) -> None:
             self.notes.append(("closed", b""))
 
-    protocol = HotProtocol.__new__(HotProtocol)
-    protocol._services = replace(running.services, outbox=outbox)
-    protocol.cycle = None
+    config = uvicorn.Config(app=lambda: None)  # type: ignore[arg-type]
+    config.load()
+    services = replace(running.services, outbox=outbox)
+    protocol = HotProtocol(
+        config=config, server_state=ServerState(), app_state={"gateway": services}
+    )
     protocol.transport = wire = cast(Any, Closing(notes))
     outbox.write(wire, b"before the end")
     protocol.eof_received()  # the client has half-closed: then the loop closes
