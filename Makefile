@@ -19,7 +19,7 @@ $(STAMP): pyproject.toml constraints.txt tools/cpu_stub_wheels.py
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python tools/cpu_stub_wheels.py $(VENV)/stub-wheels
 	$(BIN)/pip install --quiet --disable-pip-version-check --find-links $(CURDIR)/$(VENV)/stub-wheels \
-	  -c constraints.txt -e ".[gateway,otel,workers,trainer,inference,demo,dev]"
+	  -c constraints.txt -e ".[gateway,otel,workers,s3,trainer,inference,demo,dev]"
 	touch $@
 
 test: $(STAMP) ## the whole suite, real Redis and real vLLM on CPU included

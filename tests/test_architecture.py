@@ -69,7 +69,7 @@ def test_nothing_unpickles_and_nothing_trusts_remote_code() -> None:
 
 def test_settings_are_read_at_the_edge_only() -> None:
     allowed = {
-        "trajectories/settings.py",
+        "trajectories/settings/__init__.py",
         "ratchet/cli.py",
         "ratchet/processes.py",
         "gateway/upstreams/provider.py",  # reads nothing: it sets variables of litellm's own

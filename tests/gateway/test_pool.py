@@ -6,6 +6,7 @@ import re
 import shutil
 import ssl
 import subprocess
+import threading
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -352,9 +353,11 @@ async def serving(script: Any) -> AsyncIterator[tuple[RawServer, Pool]]:
 @contextlib.asynccontextmanager
 async def pool_to(url: str) -> AsyncIterator[Pool]:
     pool = Pool(url, Outbox())
-    yield pool
-    pool.close()
-    await asyncio.sleep(0.01)  # an abort takes a turn of the loop
+    try:
+        yield pool
+    finally:
+        pool.close()
+        await asyncio.sleep(0.01)  # an abort takes a turn of the loop
 
 
 async def ask(pool: Pool) -> Heard:
@@ -415,13 +418,14 @@ async def test_what_was_idle_for_long_is_closed() -> None:
 
 
 async def test_a_pause_stops_the_reading_and_a_resume_goes_on() -> None:
-    size = 32 * 1024 * 1024  # more than two sockets hold
+    """How much two sockets hold is the machine's business: so much is sent that they hold less."""
     sent = []
+    is_enough = threading.Event()
 
     def script(wire: Wire, number: int) -> None:
         wire.read()
-        wire.send(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % size)
-        for _ in range(size // 65536):
+        wire.send(b"HTTP/1.1 200 OK\r\n\r\n")
+        while not is_enough.is_set():
             wire.send(b"x" * 65536)
             sent.append(65536)
 
@@ -436,13 +440,14 @@ async def test_a_pause_stops_the_reading_and_a_resume_goes_on() -> None:
         before, settled = heard.size, -1
         while settled != len(sent):
             settled = len(sent)
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.5)
         assert heard.size == before
-        assert sum(sent) < size
+        assert sum(sent) > before
         heard.carrier.resume()
         heard.carrier.resume()
+        is_enough.set()
         await heard.ended()
-        assert heard.size == size
+        assert heard.size == sum(sent)
 
 
 async def test_a_cancelled_answer_closes_its_connection() -> None:

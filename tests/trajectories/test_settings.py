@@ -9,6 +9,7 @@ from pydantic import BaseModel
 
 from trajectories.errors import SettingsError
 from trajectories.settings import (
+    AgentSettings,
     OtherUpstreamSettings,
     RouteSettings,
     Settings,
@@ -49,6 +50,7 @@ OTHER: dict[tuple[str, ...], tuple[str, Any]] = {
         '{"big": {"url": "http://big"}}',
         {"big": OtherUpstreamSettings(url="http://big")},
     ),
+    ("agents",): ('{"a": {"train": false}}', {"a": AgentSettings(train=False)}),
     ("routes",): ('{"a": {"upstream": "policy"}}', {"a": RouteSettings(upstream="policy")}),
     ("tracing", "endpoint"): ("http://otel:4318", "http://otel:4318"),
     ("rewards", "air"): ('{"truncated": -0.1}', {"truncated": -0.1}),

@@ -1,0 +1,247 @@
+"""The settings of every process: `ratchet.toml`, then the environment, validated.
+
+An environment variable is `RATCHET_<SECTION>_<KEY>` and wins over the file:
+`RATCHET_GATEWAY_PORT=9000` is `port` of `[gateway]`. The file is looked for at
+`RATCHET_CONFIG`, else `ratchet.toml` in the working directory. Each process
+builds one `Settings` in its `__main__` and passes it down; nothing else reads
+the environment. Every key is documented in docs/settings.md (a test compares).
+"""
+
+import os
+import tomllib
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import Field, ValidationError, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+from pydantic_settings import SettingsError as SourceError
+
+from trajectories.errors import SettingsError
+from trajectories.settings.gateway import GatewaySettings, TracingSettings
+from trajectories.settings.rewards import AgentSettings, RewardSettings
+from trajectories.settings.store import RedisSettings
+from trajectories.settings.trainer import EngineSettings, TrainerSettings
+from trajectories.settings.upstreams import (
+    POLICY,
+    SPOKEN,
+    BreakerSettings,
+    Dialect,
+    Kind,
+    OtherUpstreamSettings,
+    Patience,
+    RouteSettings,
+    UpstreamSettings,
+)
+
+__all__ = [
+    "POLICY",
+    "SPOKEN",
+    "AgentSettings",
+    "BreakerSettings",
+    "Dialect",
+    "EngineSettings",
+    "GatewaySettings",
+    "Kind",
+    "OtherUpstreamSettings",
+    "Patience",
+    "RedisSettings",
+    "RewardSettings",
+    "RouteSettings",
+    "Settings",
+    "TracingSettings",
+    "TrainerSettings",
+    "UpstreamSettings",
+    "load_settings",
+]
+
+
+class Settings(BaseSettings):
+    """All of it. Frozen; build with `load_settings`."""
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        extra="forbid",
+        env_prefix="RATCHET_",
+        env_nested_delimiter="_",
+        env_nested_max_split=1,
+    )
+
+    data_dir: Path = Field(
+        Path("ratchet-data"), description="Spool, adapters, runs, embedded Redis"
+    )
+    policy: str = Field(
+        "policy", pattern=r"^[a-z0-9][a-z0-9-]{0,31}$", description="Name of the trained policy"
+    )
+    redis: RedisSettings = RedisSettings()
+    gateway: GatewaySettings = GatewaySettings()
+    upstream: UpstreamSettings = UpstreamSettings()
+    upstreams: dict[
+        Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$")], OtherUpstreamSettings
+    ] = Field({}, description="Other servers, by name")
+    routes: dict[str, RouteSettings] = Field({}, description="Model names of clients")
+    breaker: BreakerSettings = BreakerSettings()
+    tracing: TracingSettings = TracingSettings()
+    rewards: RewardSettings = RewardSettings()
+    agents: dict[str, AgentSettings] = Field({}, description="Agents that differ, by name")
+    trainer: TrainerSettings = TrainerSettings()
+    engine: EngineSettings = EngineSettings()
+
+    @model_validator(mode="after")
+    def _shuffling_is_a_control_of_grpo(self) -> Self:
+        if self.trainer.shuffle_rewards and self.trainer.algorithm != "grpo":
+            raise ValueError(
+                "trainer.shuffle_rewards needs trainer.algorithm = grpo: SFT chooses its rows by"
+                " reward before they are shuffled"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _rank_fits_the_engine(self) -> Self:
+        if self.engine.serve and self.trainer.rank > self.engine.max_lora_rank:
+            raise ValueError(
+                f"trainer.rank is {self.trainer.rank} but engine.max_lora_rank is"
+                f" {self.engine.max_lora_rank}: raise the second or lower the first"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _routes_lead_somewhere(self) -> Self:
+        if POLICY in self.upstreams:
+            raise ValueError(f'no upstream may be called "{POLICY}": that is [upstream]')
+        upstreams = [POLICY, *sorted(self.upstreams)]
+        targets = {*self.routes, *self.gateway.aliases}
+        for name, route in self.routes.items():
+            if route.upstream not in upstreams:
+                known = ", ".join(upstreams)
+                raise ValueError(
+                    f'routes."{name}".upstream: there is no "{route.upstream}" (there are: {known})'
+                )
+            for fallback in route.fallbacks:
+                if fallback not in targets and "*" not in self.gateway.aliases:
+                    known = ", ".join(sorted(targets))
+                    raise ValueError(
+                        f'routes."{name}".fallbacks: "{fallback}" is neither a route nor an alias'
+                        f" (there are: {known})"
+                    )
+        if circle := _circle({name: route.fallbacks for name, route in self.routes.items()}):
+            raise ValueError(f"routes: the fallbacks run in a circle: {' -> '.join(circle)}")
+        return self
+
+    @property
+    def spool_dir(self) -> Path:
+        return self.data_dir / "spool"
+
+    @property
+    def adapters_dir(self) -> Path:
+        return self.data_dir / "adapters"
+
+    @property
+    def runs_dir(self) -> Path:
+        return self.data_dir / "runs"
+
+
+def load_settings(config: Path | None = None, **overrides: Any) -> Settings:
+    """Read the file and the environment; `overrides` win over both, the environment over the file.
+
+    `config` names the file (default: RATCHET_CONFIG, else ratchet.toml if it is
+    there). Raises SettingsError, naming the key and what is wrong with it.
+    """
+    named = config or (
+        Path(os.environ["RATCHET_CONFIG"]) if "RATCHET_CONFIG" in os.environ else None
+    )
+    if named is not None and not named.is_file():
+        raise SettingsError(f"the settings file {named} does not exist")
+    path = named or Path("ratchet.toml")
+    if "REDIS_URL" in os.environ and "RATCHET_REDIS_URL" not in os.environ:
+        # The name that hosting platforms use.
+        overrides.setdefault("redis", {"url": os.environ["REDIS_URL"]})
+    _refuse_unknown_variables()
+    try:
+        return _with_keys(_reading(path)(**overrides))
+    except SourceError as error:
+        raise SettingsError(
+            f"wrong settings: {error} (lists and tables are written as JSON in the environment,"
+            """ such as '["a"]')"""
+        ) from error
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"{path} is not valid TOML: {error}") from error
+    except ValidationError as error:
+        lines = [
+            f"{'.'.join(str(part) for part in issue['loc']) or 'settings'}: {issue['msg']}"
+            for issue in error.errors()
+        ]
+        raise SettingsError("wrong settings: " + "; ".join(lines)) from error
+
+
+def _circle(successors: dict[str, tuple[str, ...]]) -> list[str]:
+    """Names that lead back to the first of them, or nothing."""
+    sound: set[str] = set()
+
+    def walk(name: str, path: list[str]) -> list[str]:
+        if name in path:
+            return [*path[path.index(name) :], name]
+        if name not in sound:
+            for successor in successors.get(name, ()):
+                if circle := walk(successor, [*path, name]):
+                    return circle
+            sound.add(name)
+        return []
+
+    return next((circle for name in successors if (circle := walk(name, []))), [])
+
+
+def _with_keys(settings: Settings) -> Settings:
+    """`settings` with the keys that stand in variables of their own (`api_key_env`).
+
+    A variable that is not set is no error here: only the gateway needs the keys,
+    and it says so.
+    """
+    named = {
+        name: upstream.model_copy(update={"api_key": os.environ.get(upstream.api_key_env)})
+        for name, upstream in settings.upstreams.items()
+        if upstream.api_key_env is not None
+    }
+    return settings.model_copy(update={"upstreams": {**settings.upstreams, **named}})
+
+
+def _refuse_unknown_variables() -> None:
+    """A slip in a section's name, such as RATCHET_GATWAY_PORT; pydantic-settings passes it over.
+
+    Names that resemble no section are let be: they may be somebody else's.
+    """
+    names = list(Settings.model_fields)
+    prefixes = tuple(f"RATCHET_{name.upper()}_" for name in names)
+    for variable in sorted(os.environ):
+        if not variable.startswith("RATCHET_") or f"{variable}_".startswith(prefixes):
+            continue
+        rest = variable.removeprefix("RATCHET_").lower()
+        for written in (rest, rest.partition("_")[0]):
+            if meant := get_close_matches(written, names, n=1, cutoff=0.8):
+                raise SettingsError(
+                    f"wrong settings: {variable} is the name of no setting (meant {meant[0]}?)"
+                )
+
+
+def _reading(path: Path) -> type[Settings]:
+    """`Settings` with `path` as its file; pydantic-settings binds sources to a class."""
+
+    class FileSettings(Settings):
+        @classmethod
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,
+            env_settings: PydanticBaseSettingsSource,
+            dotenv_settings: PydanticBaseSettingsSource,
+            file_secret_settings: PydanticBaseSettingsSource,
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            file_settings = TomlConfigSettingsSource(settings_cls, path)
+            return init_settings, env_settings, file_settings
+
+    return FileSettings

@@ -1,0 +1,91 @@
+"""`[trainer]` and `[engine]`: when and how a round is trained, and the vLLM started for it."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from trajectories.settings.section import Section
+
+
+class TrainerSettings(Section):
+    """When and how a round is trained."""
+
+    algorithm: Literal["grpo", "sft"] = Field("grpo", description="What a round runs")
+    base_model_path: str | None = Field(
+        None, description="Directory or hub name of the base model's weights"
+    )
+    min_trajectories: int = Field(
+        64, ge=1, description="Rewarded, closed trajectories that start a round"
+    )
+    max_trajectories: int = Field(4096, ge=1, description="Most trajectories of one round")
+    interval_seconds: float | None = Field(
+        None, gt=0, description="Also start a round this long after the last, with what there is"
+    )
+    min_per_outcome: int = Field(
+        4, ge=0, description="Least trajectories above and below the mean reward in a round"
+    )
+    max_staleness: int = Field(
+        4, ge=0, description="Oldest policy version trained on, counted back from the current one"
+    )
+    epochs: int = Field(2, ge=1, description="Passes over a round's samples")
+    learning_rate: float = Field(1e-4, gt=0, description="Of AdamW, constant over the round")
+    batch_size: int = Field(16, ge=2, description="Samples of one optimizer step")
+    rank: int = Field(16, ge=1, le=256, description="Rank of the LoRA matrices")
+    alpha: int = Field(32, ge=1, description="LoRA scale, divided by the rank")
+    target_modules: tuple[str, ...] = Field(
+        ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
+        description="Modules that get LoRA matrices",
+    )
+    negative_weight: float = Field(
+        0.25, ge=0, le=1, description="Factor on negative advantages (GRPO)"
+    )
+    shrinkage: float = Field(
+        4.0, ge=0, description="Weight of the batch mean in a task's baseline, in trajectories"
+    )
+    clip_low: float = Field(
+        0.2, gt=0, lt=1, description="Importance ratios below 1 minus this are clipped (GRPO)"
+    )
+    clip_high: float = Field(
+        0.28, gt=0, lt=1, description="Importance ratios above 1 plus this are clipped (GRPO)"
+    )
+    dual_clip: float = Field(
+        1.5, gt=1, description="Largest ratio that a negative advantage is multiplied with (GRPO)"
+    )
+    off_policy_threshold: float | None = Field(
+        0.2, gt=0, description="Mean per-token KL beyond which a negative sample is masked"
+    )
+    kl_to_base: float = Field(0.0, ge=0, description="Coefficient of the KL to the base model")
+    sft_threshold: float = Field(
+        0.0, ge=-1, le=1, description="SFT learns from trajectories rewarded above this"
+    )
+    max_length: int = Field(4096, ge=16, description="Longest sample, in tokens")
+    dtype: Literal["float32", "bfloat16"] = Field(
+        "float32", description="Of the base model's weights; the same as vLLM's"
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="Where to train; auto: a GPU if there is one"
+    )
+    threads: int = Field(0, ge=0, description="CPU threads of torch; 0 leaves it to torch")
+    seed: int = Field(0, ge=0, description="Of the order of rows and of fresh LoRA matrices")
+    probe_tolerance: float = Field(
+        0.0,
+        ge=0,
+        description="Largest served-to-trained logprob difference; 0: 1e-3 float32, 0.3 bfloat16",
+    )
+    drain_seconds: float = Field(
+        120, gt=0, description="Longest wait for running trajectories before a version retires"
+    )
+    shuffle_rewards: bool = Field(
+        False, description="Control experiment: permute the rewards of a round. Never in production"
+    )
+
+
+class EngineSettings(Section):
+    """The vLLM that `ratchet up` starts by itself."""
+
+    serve: bool = Field(False, description="Start vLLM here; false: `upstream.url` runs elsewhere")
+    model: str | None = Field(None, description="Model directory or hub name to serve")
+    max_model_len: int = Field(2048, ge=16, description="Longest prompt plus answer, in tokens")
+    dtype: str = Field("auto", description="As vLLM takes it")
+    max_lora_rank: int = Field(16, ge=1, description="Not below trainer.rank")
+    arguments: tuple[str, ...] = Field((), description="More arguments for `vllm serve`")

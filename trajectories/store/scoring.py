@@ -1,0 +1,168 @@
+"""Scoring: which trajectories changed, and the rewards computed from a revision of them.
+
+A change of a trajectory raises its `revision` and puts it into `scoring`; it
+leaves `scoring` only when rewards were computed from that very revision.
+"""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from redis import WatchError
+
+from trajectories import keys
+from trajectories.model import Feedback, Reward
+from trajectories.store.reading import Reading
+from trajectories.store.refs import Scorable, TrajectoryRef
+
+
+class Scoring(Reading):
+    """Closes trajectories, hands them out for scoring, and takes their rewards."""
+
+    def close_idle(self, before: float, limit: int = 500) -> list[TrajectoryRef]:
+        """Close trajectories that were last active before `before`, and ask for their scoring."""
+        members = self._redis.zrangebyscore(keys.OPEN, "-inf", before, start=0, num=limit)
+        refs = [TrajectoryRef.parse(member) for member in members]
+        return [ref for ref in refs if self._close(ref, before)]
+
+    def close(self, ref: TrajectoryRef) -> TrajectoryRef:
+        """Close one trajectory: its label window is over."""
+        self._close(ref, float("inf"))
+        return ref
+
+    def claim_scoring(
+        self, asked_before: float, again_at: float, limit: int = 500
+    ) -> list[TrajectoryRef]:
+        """Trajectories whose reward job is due, oldest first; they are due again at `again_at`.
+
+        The caller enqueues a job for each. It is claimed before that and never
+        after: a change that comes in between is seen by the job, and a job
+        that is lost is asked for again.
+        """
+        refs = self.waiting_for_scoring(asked_before, limit)
+        if refs:
+            self._redis.zadd(keys.SCORING, {str(ref): again_at for ref in refs}, xx=True)
+        return refs
+
+    def waiting_for_scoring(self, asked_before: float, limit: int = 1000) -> list[TrajectoryRef]:
+        """Trajectories whose reward job is due before `asked_before`."""
+        members = self._redis.zrangebyscore(keys.SCORING, "-inf", asked_before, start=0, num=limit)
+        return [TrajectoryRef.parse(member) for member in members]
+
+    def is_waiting_for_scoring(self, ref: TrajectoryRef) -> bool:
+        """Whether anything changed since the rewards were computed."""
+        return self._redis.zscore(keys.SCORING, str(ref)) is not None
+
+    def stop_scoring(self, ref: TrajectoryRef) -> None:
+        """Ask no more for the rewards of a trajectory that is gone."""
+        self._redis.zrem(keys.SCORING, str(ref))
+
+    def scorable(self, ref: TrajectoryRef) -> Scorable | None:
+        """A trajectory with its votes, or None when it is gone."""
+        # First the revision: what is read after it may be newer, and then put_rewards
+        # refuses. The other way round, a change in between would never be scored.
+        revision = int(self._redis.hget(keys.trajectory(ref.tenant, ref.id), "revision") or 0)
+        trajectory = self.trajectory(ref)
+        if trajectory is None:
+            return None
+        votes = self._redis.hvals(keys.feedback_of(ref.tenant, ref.id))
+        feedback = tuple(sorted((Feedback.from_json(raw) for raw in votes), key=lambda f: f.id))
+        return Scorable(trajectory, feedback, revision)
+
+    def put_rewards(
+        self,
+        ref: TrajectoryRef,
+        *,
+        rewards: Sequence[Reward],
+        final: float | None,
+        is_labelled: bool,
+        revision: int,
+    ) -> bool:
+        """Replace a trajectory's rewards by those computed from `revision`.
+
+        False when the trajectory changed meanwhile: compute again. A closed,
+        rewarded trajectory that was not trained on becomes trainable.
+        """
+        trajectory_key = keys.trajectory(ref.tenant, ref.id)
+        rewards_key = keys.rewards_of(ref.tenant, ref.id)
+        is_labelled = is_labelled and final is not None
+        with self._redis.pipeline() as pipe:
+            while True:
+                try:
+                    pipe.watch(trajectory_key)
+                    fields = pipe.hgetall(trajectory_key)
+                    if int(fields.get(b"revision", 0)) != revision:
+                        return False
+                    policy = fields.get(b"policy", b"").decode()
+                    pipe.multi()
+                    pipe.delete(rewards_key)
+                    if rewards:
+                        pipe.hset(
+                            rewards_key, mapping={reward.id: reward.to_json() for reward in rewards}
+                        )
+                    self._count(pipe, fields, final, is_labelled)
+                    if final is None:
+                        pipe.hdel(trajectory_key, "reward", "labelled")
+                    else:
+                        pipe.hset(
+                            trajectory_key,
+                            mapping={"reward": repr(final), "labelled": int(is_labelled)},
+                        )
+                    pipe.hset(trajectory_key, "scored", revision)
+                    self._offer(pipe, ref, fields, policy, final)
+                    pipe.zrem(keys.SCORING, str(ref))
+                    self._expire(pipe, ref)
+                    pipe.execute()
+                    return True
+                except WatchError:
+                    continue
+
+    def _close(self, ref: TrajectoryRef, before: float) -> bool:
+        """Close unless a transition made the trajectory active again meanwhile."""
+        trajectory_key = keys.trajectory(ref.tenant, ref.id)
+        with self._redis.pipeline() as pipe:
+            while True:
+                try:
+                    pipe.watch(trajectory_key)
+                    active_at = pipe.zscore(keys.OPEN, str(ref))
+                    if active_at is not None and active_at > before:
+                        return False
+                    is_known = pipe.exists(trajectory_key)
+                    pipe.multi()
+                    pipe.zrem(keys.OPEN, str(ref))
+                    if is_known:
+                        pipe.hset(trajectory_key, "closed", 1)
+                        pipe.hincrby(trajectory_key, "revision", 1)
+                        pipe.zadd(keys.SCORING, {str(ref): time.time()}, nx=True)
+                        self._expire(pipe, ref)
+                    pipe.execute()
+                    return bool(is_known)
+                except WatchError:
+                    continue
+
+    @staticmethod
+    def _count(
+        pipe: Any, fields: dict[bytes, bytes], final: float | None, is_labelled: bool
+    ) -> None:
+        """Move the totals by the difference to what this trajectory counted for before."""
+        before = float(fields[b"reward"]) if b"reward" in fields else None
+        pipe.hincrby(keys.COUNTS, "rewarded", (final is not None) - (before is not None))
+        pipe.hincrby(keys.COUNTS, "labelled", int(is_labelled) - int(fields.get(b"labelled", b"0")))
+        pipe.hincrbyfloat(keys.COUNTS, "reward_sum", (final or 0.0) - (before or 0.0))
+
+    @staticmethod
+    def _offer(
+        pipe: Any,
+        ref: TrajectoryRef,
+        fields: dict[bytes, bytes],
+        policy: str,
+        final: float | None,
+    ) -> None:
+        """Put a closed, rewarded, unused trajectory before the trainer, or take it back."""
+        if not policy:
+            return
+        is_offered = final is not None and b"closed" in fields and b"used" not in fields
+        if is_offered:
+            pipe.zadd(keys.trainable(policy), {str(ref): float(fields.get(b"updated_at", 0))})
+        else:
+            pipe.zrem(keys.trainable(policy), str(ref))

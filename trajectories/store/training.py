@@ -1,0 +1,36 @@
+"""What the trainer reads and claims."""
+
+import time
+from collections.abc import Iterable
+
+from trajectories import keys
+from trajectories.store.refs import TrajectoryRef
+from trajectories.store.room import Room
+
+
+class Training(Room):
+    """Trajectories offered to a policy's trainer, each used once."""
+
+    def trainable(self, policy: str, limit: int) -> list[TrajectoryRef]:
+        """Closed, rewarded trajectories nobody trained on, oldest first."""
+        members = self._redis.zrange(keys.trainable(policy), 0, limit - 1)
+        return [TrajectoryRef.parse(member) for member in members]
+
+    def count_trainable(self, policy: str) -> int:
+        return int(self._redis.zcard(keys.trainable(policy)))
+
+    def mark_used(self, policy: str, refs: Iterable[TrajectoryRef]) -> None:
+        """Take trajectories out of every later round; repeating it changes nothing."""
+        members = [str(ref) for ref in refs]
+        if not members:
+            return
+        now = time.time()
+        pipe = self._redis.pipeline(transaction=True)
+        pipe.zadd(keys.used(policy), dict.fromkeys(members, now), nx=True)
+        pipe.zrem(keys.trainable(policy), *members)
+        pipe.zremrangebyscore(keys.used(policy), "-inf", now - keys.USED_TTL_SECONDS)
+        for ref in members:
+            parsed = TrajectoryRef.parse(ref)
+            pipe.hset(keys.trajectory(parsed.tenant, parsed.id), "used", 1)
+            self._expire(pipe, parsed)
+        pipe.execute()
