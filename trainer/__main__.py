@@ -17,13 +17,13 @@ def main() -> int:
     parser.add_argument("--force", action="store_true", help="with --once: however little there is")
     arguments = parser.parse_args()
 
-    from trainer.lease import LeaseHeld, LeaseLost
     from trainer.loop import Loop
     from trainer.once import run_once
     from trainer.phases import find_base
     from trainer.training import Training
     from trajectories.connection import RedisError, connect
     from trajectories.errors import SettingsError
+    from trajectories.lease import LeaseHeld, LeaseLost
     from trajectories.settings import load_settings
     from trajectories.signals import stop_on_signals
 

@@ -19,7 +19,6 @@ from trainer import status
 from trainer.batching import Demand, Lack, demand
 from trainer.engine import Engine, EngineUnavailable
 from trainer.gate import Expected
-from trainer.lease import Lease, LeaseLost
 from trainer.phases import Base, Phases
 from trainer.publish import Reached
 from trainer.runs import Phase, Run, RunDirectory, all_runs, announce, sweep
@@ -29,6 +28,7 @@ from trainer.training import Training
 from trajectories import keys
 from trajectories.errors import RatchetError
 from trajectories.ids import new_id
+from trajectories.lease import Lease, LeaseLost
 from trajectories.registry import Registry
 from trajectories.settings import Settings
 from trajectories.store import Store
@@ -74,7 +74,7 @@ class Loop:
         self._clock = clock
         self._store = Store(redis)
         self._registry = Registry(redis, settings.policy, settings.upstream.base_model)
-        self._lease = Lease(redis, settings.policy)
+        self._lease = Lease(redis, keys.lease(settings.policy))
         self._engines = [
             Engine(url, api_key=settings.upstream.api_key) for url in settings.upstream.engines
         ]

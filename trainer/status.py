@@ -15,9 +15,9 @@ from typing import Any
 import orjson
 from redis import Redis, RedisError
 
-from trainer.lease import Lease, LeaseLost
 from trainer.runs import PROGRESS, Run
 from trajectories import keys
+from trajectories.lease import Lease, LeaseLost
 from trajectories.store import Store
 
 logger = logging.getLogger(__name__)

@@ -39,6 +39,9 @@ KEYS: tuple[Key, ...] = (
     Key("pending", "zset", "trimmed", "targets waited for, by expiry"),
     Key("open", "zset", "trimmed", "trajectories not closed, by last activity"),
     Key("scoring", "zset", "trimmed", "changed and not yet scored, by when a job is due"),
+    Key("archiving", "zset", "trimmed", "scored and not yet archived, by when they were scored"),
+    Key("archiver:lease", "string", "lease", "which archiver may run"),
+    Key("archiver:fence", "string", "permanent", "counts writers of the archive"),
     Key("trainable:{policy}", "zset", "trimmed", "closed, rewarded, unused trajectories"),
     Key("used:{policy}", "zset", "trimmed", "trajectories trained on, by time"),
     Key("policy:{policy}", "hash", "permanent", "version -> PolicyVersion, JSON"),
@@ -61,6 +64,9 @@ KEYS: tuple[Key, ...] = (
 GATEWAYS = "traffic:gateways"
 OPEN = "open"
 SCORING = "scoring"
+ARCHIVING = "archiving"
+ARCHIVER_LEASE = "archiver:lease"
+ARCHIVER_FENCE = "archiver:fence"
 PENDING = "pending"
 REGISTRY_CHANNEL = "registry"
 COUNTS = "counts"

@@ -97,6 +97,8 @@ class Dispatcher:
             self._traffic.trim()
         if self._expire.is_due():
             self._store.expire_pending(time())
+            if missed := self._store.expire_archiving(time()):
+                log.error("%d trajectories expired before they were archived", missed)
 
     def _apply_all(self, entries: Sequence[Entry]) -> None:
         """Apply a batch in the order of its calls: several streams may hold one conversation."""

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from rq import get_current_job
 
 from trajectories.errors import RatchetError
+from trajectories.model import Reward
 from trajectories.settings import RewardSettings
 from trajectories.store import Scorable, Store, TrajectoryRef
 from workers.rewards.air import air_rewards, signal_values
-from workers.rewards.compose import compose
+from workers.rewards.compose import Outcome, compose
 from workers.rewards.feedback import feedback_rewards
 
 MAX_ATTEMPTS = 20  # a trajectory that changes this often while it is scored is asked for again
@@ -48,13 +49,17 @@ class Scorer:
                 return
         raise RatchetError(f"trajectory {ref} changed {MAX_ATTEMPTS} times while it was scored")
 
-    def _put(self, store: Store, ref: TrajectoryRef, scorable: Scorable) -> bool:
+    def compute(self, scorable: Scorable) -> tuple[list[Reward], Outcome]:
+        """Rewards and final reward of a trajectory: a pure function of it, its votes and us."""
         trajectory = scorable.trajectory
         rewards = [
             *feedback_rewards(trajectory, scorable.feedback),
             *air_rewards(trajectory, self.air_values),
         ]
-        outcome = compose(rewards, air_weight=self.air_weight)
+        return rewards, compose(rewards, air_weight=self.air_weight)
+
+    def _put(self, store: Store, ref: TrajectoryRef, scorable: Scorable) -> bool:
+        rewards, outcome = self.compute(scorable)
         return store.put_rewards(
             ref,
             rewards=rewards,

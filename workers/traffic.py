@@ -5,6 +5,7 @@ every gateway's stream. All dispatchers share one consumer name: what one of
 them leaves behind is taken over by its idle time, and no names pile up.
 """
 
+import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -14,8 +15,11 @@ from redis.exceptions import ResponseError
 
 from trajectories import keys
 
+log = logging.getLogger(__name__)
+
 CONSUMER = "dispatcher"
 BATCH = 200
+MAX_FOREIGN_LAG = 100_000  # entries that a group of somebody else's may keep from being trimmed
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +34,12 @@ class Entry:
 class Traffic:
     """All gateways' streams. `blocking` is a connection whose time-out exceeds the block."""
 
-    def __init__(self, redis: Redis, blocking: Redis) -> None:
+    def __init__(
+        self, redis: Redis, blocking: Redis, *, max_foreign_lag: int = MAX_FOREIGN_LAG
+    ) -> None:
         self._redis: Any = redis
         self._blocking: Any = blocking
+        self._max_foreign_lag = max_foreign_lag
         self.streams: list[str] = []
 
     def reload(self) -> None:
@@ -94,10 +101,13 @@ class Traffic:
         return sum(self._trim(stream) for stream in self.streams)
 
     def _trim(self, stream: str) -> int:
-        floors = [self._floor(stream, group) for group in self._redis.xinfo_groups(stream)]
+        floors = {}
+        for group in self._redis.xinfo_groups(stream):
+            floors[_text(group["name"])] = self._floor(stream, group)
         if not floors:
             return 0
-        floor = "{}-{}".format(*min(floors))
+        floors = self._move_on(stream, floors)
+        floor = "{}-{}".format(*min(floors.values()))
         return int(self._redis.xtrim(stream, minid=floor, approximate=False))
 
     def _floor(self, stream: str, group: dict[str, Any]) -> tuple[int, int]:
@@ -108,6 +118,30 @@ class Traffic:
                 return _parse(_text(lowest))
         milliseconds, sequence = _parse(_text(group["last-delivered-id"]))
         return milliseconds, sequence + 1
+
+    def _move_on(
+        self, stream: str, floors: dict[str, tuple[int, int]]
+    ) -> dict[str, tuple[int, int]]:
+        """Move the last of the groups to where we are, if it is not ours and lags too far.
+
+        A group that nobody reads would fill Redis. What it missed is in the archive.
+        """
+        name, floor = min(floors.items(), key=lambda pair: pair[1])
+        ours = floors.get(keys.DISPATCHERS, floor)
+        if ours[0] - floor[0] <= self._max_foreign_lag:
+            return floors
+        # Sequence numbers have gaps, so their difference only bounds the number of entries.
+        state = self._redis.xinfo_stream(stream)
+        ahead = max(0, _parse(_text(state["last-generated-id"]))[0] + 1 - ours[0])
+        if state["length"] - ahead <= self._max_foreign_lag:
+            return floors
+        before = f"{ours[0]}-{ours[1] - 1}" if ours[1] else f"{ours[0] - 1}-{2**64 - 1}"
+        self._redis.xgroup_setid(stream, name, before)
+        while pending := self._redis.xpending_range(stream, name, "-", before, 1000):
+            self._redis.xack(stream, name, *[entry["message_id"] for entry in pending])
+        self._redis.hincrby(keys.COUNTS, "groups_moved", 1)
+        log.error("group %s of %s lagged too far and was moved on", name, stream)
+        return {**floors, name: ours}
 
     def _join(self, stream: str) -> None:
         try:

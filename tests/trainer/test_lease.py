@@ -7,9 +7,9 @@ import orjson
 import pytest
 
 from tests.trainer.conftest import LoopMaker
-from trainer.lease import Lease, LeaseHeld, LeaseLost, _here
 from trajectories import keys
 from trajectories.connection import Redis
+from trajectories.lease import Lease, LeaseHeld, LeaseLost, _here
 
 
 def test_a_second_trainer_refuses_and_names_the_first(make_loop: LoopMaker) -> None:
@@ -24,18 +24,18 @@ def test_a_trainer_killed_on_this_machine_is_succeeded_at_once(redis: Redis) -> 
     gone.wait()
     holder = {"token": "x", **_here(), "pid": gone.pid}
     redis.set(keys.lease("policy"), orjson.dumps(holder), ex=30)
-    Lease(redis, "policy").acquire()
+    Lease(redis, keys.lease("policy")).acquire()
 
 
 def test_a_trainer_on_another_machine_is_waited_for(redis: Redis) -> None:
     holder = {"token": "x", **_here(), "host": "elsewhere", "pid": 1}
     redis.set(keys.lease("policy"), orjson.dumps(holder), ex=30)
     with pytest.raises(LeaseHeld, match="process 1 on elsewhere"):
-        Lease(redis, "policy").acquire()
+        Lease(redis, keys.lease("policy")).acquire()
 
 
 def test_a_lease_that_was_taken_is_lost_and_not_given_back_by_the_loser(redis: Redis) -> None:
-    lease = Lease(redis, "policy")
+    lease = Lease(redis, keys.lease("policy"))
     lease.acquire()
     lease.check()
     redis.set(keys.lease("policy"), b"other")
@@ -48,7 +48,7 @@ def test_a_lease_that_was_taken_is_lost_and_not_given_back_by_the_loser(redis: R
 
 
 def test_a_lease_that_ran_out_unnoticed_is_taken_again(redis: Redis) -> None:
-    lease = Lease(redis, "policy")
+    lease = Lease(redis, keys.lease("policy"))
     lease.acquire()
     redis.delete(keys.lease("policy"))
     lease.renew()

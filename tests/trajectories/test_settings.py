@@ -54,6 +54,8 @@ OTHER: dict[tuple[str, ...], tuple[str, Any]] = {
     ("routes",): ('{"a": {"upstream": "policy"}}', {"a": RouteSettings(upstream="policy")}),
     ("tracing", "endpoint"): ("http://otel:4318", "http://otel:4318"),
     ("rewards", "air"): ('{"truncated": -0.1}', {"truncated": -0.1}),
+    ("archive", "format"): ("parquet", "parquet"),
+    ("archive", "keep_days"): ("30", 30.0),
     ("trainer", "algorithm"): ("sft", "sft"),
     ("trainer", "dtype"): ("bfloat16", "bfloat16"),
     ("trainer", "device"): ("cpu", "cpu"),

@@ -18,6 +18,7 @@ from trajectories.store import Store
 from workers.dispatcher import Dispatcher, build_dispatcher
 from workers.reconciler import Reconciler
 from workers.timing import Timing
+from workers.traffic import Traffic
 
 NEVER = Event()
 JOB = scoring_job_id(str(REF))
@@ -93,6 +94,38 @@ def test_entries_another_group_needs_are_not_trimmed(settings: Settings, client:
     client.xack(stream, "archivers", "2-0", "3-0")
     steps.step(NEVER)
     assert [entry for entry, _ in client.xrange(stream)] == [b"4-0"]
+
+
+def test_a_group_that_stays_off_is_moved_on_once_it_lags_too_far(client: Any) -> None:
+    ship(client, *[transition(number, content="hi") for number in range(20)])
+    stream = keys.traffic("g1")
+    for name in ("off", "slow"):
+        client.xgroup_create(stream, name, id="0")
+    client.xreadgroup("off", "a", {stream: ">"}, count=3)  # and never acknowledged
+    traffic = Traffic(client, client, max_foreign_lag=10)
+    traffic.reload()
+    traffic.acknowledge(traffic.read(0.01))
+    client.xgroup_setid(stream, "slow", "15-0")
+    traffic.trim()
+    first, _ = client.xrange(stream)[0]
+    assert first == b"16-0", "slow is within the limit"
+    assert Store(client).counts()["groups_moved"] == 1
+    client.xgroup_setid(stream, "slow", "20-0")
+    assert traffic.trim() == 5
+    ship(client, transition(20), first=21)
+    found = client.xreadgroup("off", "a", {stream: ">"})
+    assert len(next(iter(dict(found).values()))) == 1, "it goes on from where the dispatchers were"
+
+
+def test_our_own_lag_moves_no_group(client: Any) -> None:
+    ship(client, *[transition(number, content="hi") for number in range(20)])
+    stream = keys.traffic("g1")
+    client.xgroup_create(stream, "off", id="0")
+    traffic = Traffic(client, client, max_foreign_lag=10)
+    traffic.reload()
+    client.xgroup_setid(stream, keys.DISPATCHERS, "5-0")
+    assert traffic.trim() == 0
+    assert Store(client).counts()["groups_moved"] == 0
 
 
 def test_many_entries_of_a_dead_dispatcher_are_taken_over(settings: Settings, client: Any) -> None:

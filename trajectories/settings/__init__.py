@@ -23,6 +23,7 @@ from pydantic_settings import (
 from pydantic_settings import SettingsError as SourceError
 
 from trajectories.errors import SettingsError
+from trajectories.settings.archive import ArchiveSettings
 from trajectories.settings.gateway import GatewaySettings, TracingSettings
 from trajectories.settings.rewards import AgentSettings, RewardSettings
 from trajectories.settings.store import RedisSettings
@@ -43,6 +44,7 @@ __all__ = [
     "POLICY",
     "SPOKEN",
     "AgentSettings",
+    "ArchiveSettings",
     "BreakerSettings",
     "Dialect",
     "EngineSettings",
@@ -89,6 +91,7 @@ class Settings(BaseSettings):
     tracing: TracingSettings = TracingSettings()
     rewards: RewardSettings = RewardSettings()
     agents: dict[str, AgentSettings] = Field({}, description="Agents that differ, by name")
+    archive: ArchiveSettings = ArchiveSettings()
     trainer: TrainerSettings = TrainerSettings()
     engine: EngineSettings = EngineSettings()
 
@@ -140,6 +143,10 @@ class Settings(BaseSettings):
     @property
     def adapters_dir(self) -> Path:
         return self.data_dir / "adapters"
+
+    @property
+    def archive_url(self) -> str:
+        return self.archive.url or str(self.data_dir / "archive")
 
     @property
     def runs_dir(self) -> Path:

@@ -9,7 +9,18 @@ from trajectories.model import Reward, Trajectory, Transition
 from trajectories.store.refs import TrajectoryRef
 from trajectories.store.room import Room
 
-COUNTS = ("transitions", "trajectories", "rewarded", "labelled", "feedback", "quarantined")
+COUNTS = (
+    "transitions",
+    "trajectories",
+    "rewarded",
+    "labelled",
+    "feedback",
+    "quarantined",
+    "archived",
+    "archive_failures",
+    "archive_missed",
+    "groups_moved",
+)
 
 
 class Reading(Room):

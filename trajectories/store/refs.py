@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from trajectories.model import Feedback, Trajectory
+from trajectories.model import Feedback, Trajectory, Transition
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +31,23 @@ class Scorable:
     trajectory: Trajectory
     feedback: tuple[Feedback, ...]
     revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class Archivable:
+    """What the archive keeps of a trajectory: all there is.
+
+    `edition` says how often it was scored, `archived` which edition the archive
+    has (0: none since Redis has it), `is_whole` whether no transition expired.
+    """
+
+    trajectory: Trajectory
+    feedback: tuple[Feedback, ...]
+    superseded: tuple[Transition, ...]
+    edition: int
+    archived: int
+    is_labelled: bool
+    is_whole: bool
 
 
 @dataclass(frozen=True, slots=True)

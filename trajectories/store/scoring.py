@@ -109,6 +109,9 @@ class Scoring(Reading):
                             mapping={"reward": repr(final), "labelled": int(is_labelled)},
                         )
                     pipe.hset(trajectory_key, "scored", revision)
+                    pipe.hincrby(trajectory_key, "edition", 1)
+                    if b"closed" in fields:
+                        pipe.zadd(keys.ARCHIVING, {str(ref): time.time()})
                     self._offer(pipe, ref, fields, policy, final)
                     pipe.zrem(keys.SCORING, str(ref))
                     self._expire(pipe, ref)

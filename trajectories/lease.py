@@ -1,7 +1,7 @@
-"""The lease: only one trainer per policy, anywhere.
+"""The lease: only one trainer per policy and one archiver, anywhere.
 
 A Redis key with a token and a time-out. Its value also says which process
-holds it, so that a trainer restarted on the same machine after a kill takes
+holds it, so that one restarted on the same machine after a kill takes
 over at once instead of waiting for the time-out. A holder that cannot renew
 in time has lost it and must stop before it changes anything.
 """
@@ -19,19 +19,23 @@ from trajectories.errors import RatchetError
 
 
 class LeaseHeld(RatchetError):
-    """Another trainer runs for this policy."""
+    """Another process does this work."""
 
 
 class LeaseLost(RatchetError):
-    """This trainer may no longer act: its lease ran out or was taken."""
+    """This process may no longer act: its lease ran out or was taken."""
 
 
 class Lease:
-    """Held by at most one trainer. `acquire`, then `renew` well within the TTL."""
+    """Held by at most one `holder` (a trainer, an archiver) under `key`.
 
-    def __init__(self, redis: Redis, policy: str) -> None:
+    `acquire`, then `renew` well within the TTL.
+    """
+
+    def __init__(self, redis: Redis, key: str, holder: str = "trainer") -> None:
         self._redis = redis
-        self._key = keys.lease(policy)
+        self._key = key
+        self._kind = holder
         self._value = orjson.dumps({"token": secrets.token_hex(16), **_here()})
         self._renewed = float("-inf")
 
@@ -42,7 +46,7 @@ class Lease:
             holder = self._holder()
             if holder is None or not (is_dead(holder) and self._swap(holder)):
                 raise LeaseHeld(
-                    f"another trainer holds the lease {self._key} ({_describe(holder)}):"
+                    f"another {self._kind} holds the lease {self._key} ({_describe(holder)}):"
                     " stop it first, or wait for its lease to run out"
                     f" ({keys.LEASE_TTL_SECONDS} s)"
                 )
@@ -132,7 +136,7 @@ def _here() -> dict[str, str | int]:
 
 def _describe(holder: bytes | None) -> str:
     if holder is None:
-        return "a trainer that has just gone"
+        return "a process that has just gone"
     try:
         there = orjson.loads(holder)
         return f"process {there['pid']} on {there['host']}"
