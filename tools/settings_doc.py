@@ -4,8 +4,11 @@
 A test fails when the file on disk is not what this writes.
 """
 
+from functools import reduce
+from operator import or_
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -32,11 +35,24 @@ or a value out of range stops the process with a line that names it. This page i
 
 def type_of(field: FieldInfo) -> str:
     """The type, as a reader writes it."""
-    text = str(field.annotation)
+    text = str(_plain(field.annotation))
     if isinstance(field.annotation, type):
         text = field.annotation.__name__
     text = text.replace("typing.", "").replace("pathlib._local.", "").replace("pathlib.", "")
     return text.replace("NoneType", "None").replace("|", "\\|")
+
+
+def _plain(annotation: Any) -> Any:
+    """A type without the limits that `Annotated` puts on its parts."""
+    origin, parts = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _plain(parts[0])
+    if origin is None or origin is Literal:
+        return annotation
+    plain = tuple(_plain(part) for part in parts)
+    if origin in (Union, UnionType):
+        return reduce(or_, plain)
+    return origin[plain]
 
 
 def default_of(field: FieldInfo) -> str:
@@ -49,7 +65,11 @@ def default_of(field: FieldInfo) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, tuple):
-        return "[" + ", ".join(f'"{item}"' for item in value) + "]"
+        return (
+            "["
+            + ", ".join(f'"{item}"' if isinstance(item, str) else str(item) for item in value)
+            + "]"
+        )
     return f'"{value}"' if not isinstance(value, int | float | dict) else f"{value}"
 
 

@@ -175,6 +175,22 @@ class Reward(Record):
     revision: int = 1
 
 
+class Breakdown(Record):
+    """How a final reward came about: it is `outcome` + `air`, clamped.
+
+    `shares` is reward id -> its share in the outcome (they add up to 1). `left_out` is
+    reward id -> why a vote did not count: "priority" (a better kind of source spoke of the
+    same thing), "target" (the whole trajectory was voted on, or its parts by a better kind),
+    "weight" (its name weighs nothing) or "source" (its kind of source never counts).
+    """
+
+    outcome: FiniteFloat | None = None  # None: nobody voted
+    air: FiniteFloat | None = None  # weighted sum of the signals; None: none fired
+    clamp: tuple[FiniteFloat, FiniteFloat] = (-1.0, 1.0)
+    shares: dict[str, FiniteFloat] = Field(default_factory=dict)
+    left_out: dict[str, str] = Field(default_factory=dict)
+
+
 class Trajectory(Record):
     """The ordered transitions of one task, with what is known of their worth.
 
@@ -192,6 +208,7 @@ class Trajectory(Record):
     updated_at: float
     is_closed: bool = False
     reward: RewardValue | None = None
+    breakdown: Breakdown | None = None
     transitions: tuple[Transition, ...] = ()
     rewards: tuple[Reward, ...] = ()
 

@@ -7,16 +7,17 @@ current revision. RQ calls a function by its name, so what the function needs
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Self
 
 from rq import get_current_job
 
 from trajectories.errors import RatchetError
 from trajectories.model import Reward
-from trajectories.settings import RewardSettings
+from trajectories.settings import AgentSettings, RewardSettings
 from trajectories.store import Scorable, Store, TrajectoryRef
 from workers.rewards.air import air_rewards, signal_values
-from workers.rewards.compose import Outcome, compose
+from workers.rewards.compose import Composition, Outcome, compose
 from workers.rewards.feedback import feedback_rewards
 
 MAX_ATTEMPTS = 20  # a trajectory that changes this often while it is scored is asked for again
@@ -31,12 +32,22 @@ class Scorer:
     """How one process computes rewards: the settings, checked."""
 
     air_values: Mapping[str, float]
-    air_weight: float
+    composition: Composition
+    compositions: Mapping[str, Composition] = field(default_factory=dict)  # of agents that differ
 
     @classmethod
-    def from_settings(cls, settings: RewardSettings) -> "Scorer":
+    def from_settings(
+        cls, settings: RewardSettings, agents: Mapping[str, AgentSettings] | None = None
+    ) -> Self:
         """Raises SettingsError when `[rewards.air]` names no signal or a value out of range."""
-        return cls(signal_values(settings.air), settings.air_weight)
+        return cls(
+            signal_values(settings.air),
+            Composition.from_settings(settings),
+            {
+                name: Composition.from_settings(settings, agent)
+                for name, agent in (agents or {}).items()
+            },
+        )
 
     def score(self, store: Store, ref: TrajectoryRef) -> None:
         """Compute and store the rewards of `ref`; again while it changes underneath."""
@@ -56,7 +67,8 @@ class Scorer:
             *feedback_rewards(trajectory, scorable.feedback),
             *air_rewards(trajectory, self.air_values),
         ]
-        return rewards, compose(rewards, air_weight=self.air_weight)
+        composition = self.compositions.get(trajectory.agent or "", self.composition)
+        return rewards, compose(rewards, composition)
 
     def _put(self, store: Store, ref: TrajectoryRef, scorable: Scorable) -> bool:
         rewards, outcome = self.compute(scorable)
@@ -66,6 +78,7 @@ class Scorer:
             final=outcome.final,
             is_labelled=outcome.is_labelled,
             revision=scorable.revision,
+            breakdown=outcome.breakdown,
         )
 
 

@@ -52,7 +52,7 @@ def run_worker(
     settings: Settings, stop: Event, *, scorer: Scorer | None = None, is_burst: bool = False
 ) -> None:
     """Run reward jobs until `stop` is set or SIGTERM comes (`is_burst`: until none is left)."""
-    use_scorer(scorer or Scorer.from_settings(settings.rewards))
+    use_scorer(scorer or Scorer.from_settings(settings.rewards, settings.agents))
     wait = 0.1
     is_well = True
     while not stop.is_set():

@@ -1,8 +1,23 @@
 """`[rewards]` and `[agents]`: what an answer is worth, and who learns from it."""
 
-from pydantic import Field
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field
 
 from trajectories.settings.section import Section
+
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+SourceType = Literal["human", "code", "judge"]
+Priority = Literal["mean"] | tuple[SourceType, ...]
+
+
+def _ordered(clamp: tuple[float, float]) -> tuple[float, float]:
+    if not -1 <= clamp[0] < clamp[1] <= 1:
+        raise ValueError("two numbers within [-1, 1], the lower one first")
+    return clamp
+
+
+Clamp = Annotated[tuple[float, float], AfterValidator(_ordered)]
 
 
 class RewardSettings(Section):
@@ -17,6 +32,14 @@ class RewardSettings(Section):
     air_weight: float = Field(
         1.0, ge=0, le=1, description="Weight of the sum of AIR rewards in the final reward"
     )
+    weights: dict[str, Weight] = Field(
+        default_factory=dict, description="Reward name -> its weight in the outcome; unnamed: 1"
+    )
+    priority: Priority = Field(
+        ("human", "code", "judge"),
+        description='Kinds of source, best first; one left out never counts; "mean": all alike',
+    )
+    clamp: Clamp = Field((-1.0, 1.0), description="Limits of the final reward")
     max_share_per_source: float = Field(
         1.0, gt=0, le=1, description="Largest share of a round's labels from one feedback source"
     )
@@ -26,3 +49,9 @@ class AgentSettings(Section):
     """What is different for one agent (the name its calls come under)."""
 
     train: bool = Field(True, description="Whether the policy learns from this agent's calls")
+    weights: dict[str, Weight] = Field(
+        default_factory=dict, description="Reward name -> weight, over those of [rewards]"
+    )
+    priority: Priority | None = Field(None, description="Instead of rewards.priority")
+    air_weight: float | None = Field(None, ge=0, le=1, description="Instead of rewards.air_weight")
+    clamp: Clamp | None = Field(None, description="Instead of rewards.clamp")

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from trajectories import keys
 from trajectories.agents import name_agents
 from trajectories.attempts import Attempt
-from trajectories.model import Reward, Trajectory, Transition
+from trajectories.model import Breakdown, Reward, Trajectory, Transition
 from trajectories.store.refs import TrajectoryRef
 from trajectories.store.room import Room
 
@@ -61,6 +61,7 @@ class Reading(Room):
             updated_at=float(text["updated_at"]),
             is_closed="closed" in text,
             reward=float(text["reward"]) if "reward" in text else None,
+            breakdown=(Breakdown.from_json(text["breakdown"]) if "breakdown" in text else None),
             transitions=name_agents(
                 [Transition.from_json(raw) for raw in found if raw is not None]
             ),

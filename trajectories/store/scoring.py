@@ -11,7 +11,7 @@ from typing import Any
 from redis import WatchError
 
 from trajectories import keys
-from trajectories.model import Feedback, Reward
+from trajectories.model import Breakdown, Feedback, Reward
 from trajectories.store.reading import Reading
 from trajectories.store.refs import Scorable, TrajectoryRef
 
@@ -77,6 +77,7 @@ class Scoring(Reading):
         final: float | None,
         is_labelled: bool,
         revision: int,
+        breakdown: Breakdown | None = None,
     ) -> bool:
         """Replace a trajectory's rewards by those computed from `revision`.
 
@@ -102,12 +103,14 @@ class Scoring(Reading):
                         )
                     self._count(pipe, fields, final, is_labelled)
                     if final is None:
-                        pipe.hdel(trajectory_key, "reward", "labelled")
+                        pipe.hdel(trajectory_key, "reward", "labelled", "breakdown")
                     else:
                         pipe.hset(
                             trajectory_key,
                             mapping={"reward": repr(final), "labelled": int(is_labelled)},
                         )
+                        if breakdown is not None:
+                            pipe.hset(trajectory_key, "breakdown", breakdown.to_json())
                     pipe.hset(trajectory_key, "scored", revision)
                     pipe.hincrby(trajectory_key, "edition", 1)
                     if b"closed" in fields:

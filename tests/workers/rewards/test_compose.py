@@ -1,11 +1,16 @@
 """Votes and signals to one number: priorities, and missing is missing."""
 
+from math import fsum
+from typing import Any
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.workers.records import transition, vote
-from trajectories.model import Reward, Trajectory
-from workers.rewards.compose import Outcome, compose
+from trajectories.model import Feedback, Reward, Trajectory
+from trajectories.settings import AgentSettings, RewardSettings
+from workers.rewards.compose import Composition, Outcome, compose
 from workers.rewards.feedback import feedback_rewards, source_name
 
 TRAJECTORY = Trajectory(
@@ -19,7 +24,16 @@ ONE, TWO = "chatcmpl-traj_a-0", "chatcmpl-traj_a-1"
 
 def final(*votes: object) -> float | None:
     rewards = feedback_rewards(TRAJECTORY, votes)  # type: ignore[arg-type]
-    return compose(rewards, air_weight=1.0).final
+    return compose(rewards).final
+
+
+def whole(made: Feedback) -> Feedback:
+    return made.model_copy(update={"trajectory_id": "traj_a", "response_id": None})
+
+
+def worth(rewards: list[Reward], composition: Composition | None = None) -> tuple[Any, bool]:
+    outcome = compose(rewards, composition or Composition())
+    return outcome.final, outcome.is_labelled
 
 
 def signal(value: float, transition_id: str = "tr_traj_a_0", name: str = "truncated") -> Reward:
@@ -34,7 +48,7 @@ def signal(value: float, transition_id: str = "tr_traj_a_0", name: str = "trunca
 
 
 def test_nothing_said_and_nothing_fired_is_none() -> None:
-    assert compose([], air_weight=1.0) == Outcome(None, False)
+    assert compose([]) == Outcome(None, False)
 
 
 def test_a_vote_without_a_value_is_no_reward() -> None:
@@ -84,19 +98,19 @@ def test_a_vote_on_a_response_that_expired_is_left_out() -> None:
 
 def test_air_alone_lowers_and_is_no_label() -> None:
     both = [signal(-0.3), signal(-0.3, name="unknown_tool")]
-    assert compose(both, air_weight=1.0) == Outcome(-0.6, False)
-    assert compose(both, air_weight=0.5) == Outcome(-0.3, False)
+    assert worth(both) == (-0.6, False)
+    assert worth(both, Composition(air_weight=0.5)) == (-0.3, False)
 
 
 def test_air_switched_off_says_nothing() -> None:
-    assert compose([signal(-0.3)], air_weight=0.0) == Outcome(None, False)
+    assert worth([signal(-0.3)], Composition(air_weight=0.0)) == (None, False)
 
 
 def test_air_shapes_the_outcome_and_the_sum_is_clamped() -> None:
     voted = feedback_rewards(TRAJECTORY, [vote(1.0, response=ONE)])
-    assert compose([*voted, signal(-0.25)], air_weight=1.0) == Outcome(0.75, True)
+    assert worth([*voted, signal(-0.25)]) == (0.75, True)
     many = [signal(-1.0, name=f"n{n}") for n in range(9)]
-    assert compose([*voted, *many], air_weight=1.0) == Outcome(-1.0, True)
+    assert worth([*voted, *many]) == (-1.0, True)
 
 
 def test_the_source_keeps_the_name_of_who_voted() -> None:
@@ -111,25 +125,115 @@ def test_a_replaced_vote_is_another_reward_and_a_replay_is_not() -> None:
     assert ids[0] == ids[1] != ids[2]
 
 
+def test_a_judge_of_the_whole_does_not_outvote_a_person_who_spoke_of_one_answer() -> None:
+    judge = vote(-1.0, trajectory="traj_a", source="judge")
+    assert final(judge, vote(1.0, response=ONE)) == 1.0
+    assert final(judge, vote(1.0, response=ONE, source="judge")) == -1.0
+
+
+def breakdown(composition: Composition, *votes: Any) -> Any:
+    rewards = feedback_rewards(TRAJECTORY, votes)
+    outcome = compose(rewards, composition)
+    names = {reward.id: reward.name for reward in rewards}
+    assert outcome.breakdown is not None
+    return (
+        outcome.final,
+        {names[name]: share for name, share in outcome.breakdown.shares.items()},
+        {names[name]: why for name, why in outcome.breakdown.left_out.items()},
+    )
+
+
+def test_names_count_by_their_weights_and_one_that_weighs_nothing_decides_nothing() -> None:
+    said = [
+        vote(1.0, response=ONE, name="a"),
+        vote(-1.0, response=ONE, name="b"),
+        vote(-1.0, response=ONE, name="c"),
+        vote(0.5, response=ONE, name="d", source="judge"),
+    ]
+    weighted = Composition(weights={"a": 3.0, "c": 0.0})
+    assert breakdown(weighted, *said) == (
+        0.5,
+        {"a": 0.75, "b": 0.25},
+        {"c": "weight", "d": "priority"},
+    )
+    only_judges = Composition(weights={"a": 0.0, "b": 0.0, "c": 0.0})
+    assert breakdown(only_judges, *said)[0] == 0.5
+
+
+def test_the_order_of_sources_is_a_setting() -> None:
+    said = [
+        vote(1.0, response=ONE, name="a"),
+        vote(0.0, response=ONE, name="b", source="code"),
+        vote(-1.0, trajectory="traj_a", name="c", source="judge"),
+    ]
+    assert breakdown(Composition(), *said) == (
+        1.0, {"a": 1.0}, {"b": "priority", "c": "target"},
+    )  # fmt: skip
+    assert breakdown(Composition(priority=("code", "human")), *said) == (
+        0.0, {"b": 1.0}, {"a": "priority", "c": "source"},
+    )  # fmt: skip
+    assert breakdown(Composition(priority=None), *said[:2]) == (0.5, {"a": 0.5, "b": 0.5}, {})
+    assert breakdown(Composition(priority=None), *said) == (
+        -1.0, {"c": 1.0}, {"a": "target", "b": "target"},
+    )  # fmt: skip
+
+
+def test_an_agent_has_weights_and_limits_of_its_own() -> None:
+    settings = RewardSettings(weights={"tone": 0.5, "reward": 2.0}, clamp=(-0.5, 1.0))
+    agent = AgentSettings(weights={"tone": 0.0}, air_weight=0.25, priority="mean")
+    assert Composition.from_settings(settings, agent) == Composition(
+        {"tone": 0.0, "reward": 2.0}, None, 0.25, (-0.5, 1.0)
+    )
+    assert Composition.from_settings(settings).air_weight == 1.0
+    voted = feedback_rewards(TRAJECTORY, [vote(-1.0, response=ONE)])
+    assert worth(voted, Composition.from_settings(settings)) == (-0.5, True)
+
+
+@pytest.mark.parametrize("clamp", [(1.0, -1.0), (-2.0, 1.0), (0.0, 0.0)])
+def test_limits_that_cannot_be_meant_are_refused(clamp: tuple[float, float]) -> None:
+    with pytest.raises(ValueError, match="the lower one first"):
+        RewardSettings(clamp=clamp)
+
+
 values = st.floats(-1, 1)
 votes = st.builds(
     vote,
     st.none() | values,
     response=st.sampled_from([ONE, TWO]),
-    name=st.sampled_from(["reward", "tone"]),
+    name=st.sampled_from(["reward", "tone", "other"]),
     source=st.sampled_from(["human", "code", "judge"]),
     source_id=st.sampled_from(["default", "a"]),
-)
+).flatmap(lambda made: st.sampled_from([made, whole(made)]))
 signals = st.builds(signal, st.floats(-1, 0))
+kinds = st.permutations(["human", "code", "judge"]).flatmap(
+    lambda order: st.integers(1, 3).map(lambda n: tuple(order[:n]))
+)
+compositions = st.builds(
+    Composition,
+    weights=st.dictionaries(st.sampled_from(["reward", "tone"]), st.floats(0, 4)),
+    priority=st.none() | kinds,
+    air_weight=st.floats(0, 1),
+    clamp=st.sampled_from([(-1.0, 1.0), (-0.5, 0.5), (0.0, 1.0)]),
+)
 
 
-@given(st.lists(votes), st.lists(signals), st.floats(0, 1), st.randoms())
+@given(st.lists(votes), st.lists(signals), compositions, st.randoms())
 def test_the_final_reward_is_in_range_and_does_not_depend_on_order(
-    said: list[object], found: list[Reward], weight: float, random: object
+    said: list[object], found: list[Reward], composition: Composition, random: object
 ) -> None:
     rewards = [*feedback_rewards(TRAJECTORY, said), *found]  # type: ignore[arg-type]
-    outcome = compose(rewards, air_weight=weight)
-    assert outcome.final is None or -1.0 <= outcome.final <= 1.0
+    rewards = list({reward.id: reward for reward in rewards}.values())
+    outcome = compose(rewards, composition)
+    low, high = composition.clamp
+    assert outcome.final is None or low <= outcome.final <= high
     assert not outcome.is_labelled or outcome.final is not None
+    assert (outcome.breakdown is None) == (outcome.final is None)
+    if outcome.breakdown is not None and outcome.is_labelled:
+        shares, left_out = outcome.breakdown.shares, outcome.breakdown.left_out
+        assert fsum(shares.values()) == pytest.approx(1.0)
+        voted = {reward.id for reward in rewards if reward.source.startswith("feedback:")}
+        assert shares.keys() | left_out.keys() == voted
+        assert not shares.keys() & left_out.keys()
     random.shuffle(rewards)  # type: ignore[attr-defined]
-    assert compose(rewards, air_weight=weight) == outcome
+    again = compose(rewards, composition)
+    assert repr(again) == repr(outcome), "to the last bit"
