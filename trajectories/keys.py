@@ -33,6 +33,12 @@ KEYS: tuple[Key, ...] = (
     Key("link:{tenant}:{digest}", "zset", "ttl", "whose answer this was; 64 members, a day"),
     Key("attempts:{tenant}:{digest}", "zset", "ttl", "attempts at one call; 64 members, an hour"),
     Key("response:{tenant}:{id}", "string", "ttl", "response id -> trajectory and transition"),
+    Key(
+        "index:{tenant}:{slice}:{shard}",
+        "hash",
+        "ttl",
+        "what records are known by: digest -> time, member",
+    ),
     Key("kept:{tenant}:{id}", "string", "ttl", "a response that may be asked for again, JSON"),
     Key("feedback:{tenant}:{id}", "string", "ttl", "one feedback item, JSON"),
     Key("pending:{tenant}:{target}", "hash", "ttl", "feedback whose target is not known yet"),

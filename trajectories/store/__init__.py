@@ -1,19 +1,31 @@
 """The store: transitions, feedback, rewards and trajectories in Redis.
 
 One synchronous class for all three processes, in rooms by subject: `intake`
-(transitions), `votes` (feedback), `scoring` (rewards), `archiving`, `training` (what
-the trainer claims) and `reading`. Every write is idempotent: the same record twice
-has one effect, because a stage may always run twice.
+(transitions), `votes` (feedback), `scoring` (rewards), `archiving`, `training`
+(what the trainer claims), `index` (what records are known by) and `reading`.
+Every write is idempotent: the same record twice has one effect, because a stage
+may always run twice.
 """
 
 from trajectories.store.archiving import Archiving
+from trajectories.store.index import Entry, Index, Noted
 from trajectories.store.intake import Intake
 from trajectories.store.reading import COUNTS
 from trajectories.store.refs import Archivable, Linkage, Scorable, TrajectoryRef
 from trajectories.store.training import Training
 
-__all__ = ["COUNTS", "Archivable", "Linkage", "Scorable", "Store", "TrajectoryRef"]
+__all__ = [
+    "COUNTS",
+    "Archivable",
+    "Entry",
+    "Index",
+    "Linkage",
+    "Noted",
+    "Scorable",
+    "Store",
+    "TrajectoryRef",
+]
 
 
-class Store(Intake, Archiving, Training):
+class Store(Intake, Archiving, Training, Index):
     """Reads and writes records. Raises redis.RedisError when Redis cannot answer."""
