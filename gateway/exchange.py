@@ -543,10 +543,11 @@ class Exchange:
                 call, self._route, ending, gateway=services.gateway_id, chat_form=chat_form
             )
             if folded is not None or not self._is_streamed:
-                return whole_payload(record, folded or Folded())
+                return whole_payload(record, folded or Folded(), services.redactor)
             if not asked.reply.needs_bytes:
-                return whole_payload(record, asked.reply.folded())
-            return stream_payload(record, asked.stream_dialect, b"".join(self._pieces))
+                return whole_payload(record, asked.reply.folded(), services.redactor)
+            stream = b"".join(self._pieces)
+            return stream_payload(record, asked.stream_dialect, stream, services.redactor)
 
         services.recorder.record(call.id, payload)
 

@@ -10,10 +10,12 @@ from collections.abc import Callable
 
 from gateway.errors import ApiError
 from gateway.metrics import Metrics
+from gateway.redaction import feedback_without_secrets
 from gateway.spool.recent import LIMIT_BYTES
 from gateway.spool.writer import Spool
 from trajectories.errors import SpoolError
 from trajectories.model import Feedback, pack_record
+from trajectories.privacy.secrets import NO_REDACTION, Redactor
 
 logger = logging.getLogger(__name__)
 
@@ -29,12 +31,14 @@ class Recorder:
         metrics: Metrics,
         *,
         is_required: bool,
+        redactor: Redactor = NO_REDACTION,
         hold: Callable[[], bool] = lambda: False,
         hurry: Callable[[], None] = lambda: None,
     ) -> None:
         self._spool = spool
         self._metrics = metrics
         self._is_required = is_required
+        self._redactor = redactor
         self._hold = hold
         self._hurry = hurry
         self._waiting: list[tuple[str, bytes]] = []
@@ -84,7 +88,8 @@ class Recorder:
 
     def keep(self, feedback: Feedback) -> None:
         """Write feedback, or raise SpoolError: its client is told."""
-        self._write(pack_record(feedback), "feedback")
+        kept = feedback_without_secrets(feedback, self._redactor)
+        self._write(pack_record(kept), "feedback")
 
     def _hurry_if_many(self) -> None:
         # What falls out of memory has to be read back from the disk.

@@ -19,6 +19,7 @@ import orjson
 
 from trajectories import keys
 from trajectories.connection import Redis, RedisError
+from trajectories.privacy.secrets import NO_REDACTION, Redactor
 
 logger = logging.getLogger(__name__)
 
@@ -48,8 +49,9 @@ class Earlier:
 class ResponsesStore:
     """Of one process. `keep` and `recall` belong to the event loop, the rest to threads."""
 
-    def __init__(self, redis: Redis) -> None:
+    def __init__(self, redis: Redis, redactor: Redactor = NO_REDACTION) -> None:
         self._redis: Any = redis
+        self._redactor = redactor
         self._mutex = threading.Lock()
         self._remembered: OrderedDict[tuple[str, str], bytes] = OrderedDict()
         self._size = 0
@@ -107,7 +109,11 @@ class ResponsesStore:
     def _write(self, tenant: str, response_id: str, encoded: bytes) -> None:
         try:
             name = keys.kept_response(tenant, response_id)
-            self._redis.set(name, encoded, ex=keys.TRAJECTORY_TTL_SECONDS)
+            # In memory it stays as it was said: the next turn, which comes soon, builds on it.
+            kept = encoded
+            if self._redactor.finds(encoded):
+                kept = orjson.dumps(self._redactor.clean(orjson.loads(encoded)))
+            self._redis.set(name, kept, ex=keys.TRAJECTORY_TTL_SECONDS)
         except RedisError as error:
             self._warn(f"responses are kept in memory only: {error}")
         finally:

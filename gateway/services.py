@@ -26,6 +26,8 @@ from gateway.upstreams.server import Server
 from gateway.upstreams.table import Table, Target
 from gateway.wire.hot import HotPaths
 from trajectories.connection import AsyncRedis, Redis
+from trajectories.privacy.known import open_redactor
+from trajectories.privacy.secrets import Redactor
 from trajectories.registry import Registry
 from trajectories.settings import POLICY, Settings
 from trajectories.store import Store
@@ -57,6 +59,7 @@ class Services:
     table: Table
     servers: dict[str, Server | Foreign]
     outbox: Outbox
+    redactor: Redactor
     tracer: Tracer | None = None
     siblings: Siblings | None = None
     retries: RetryBudget = field(default_factory=RetryBudget)
@@ -129,13 +132,15 @@ def build_services(
     """
     metrics = Metrics()
     spool = Spool.open(settings.spool_dir, budget_bytes=settings.gateway.spool_mb * MEGABYTE)
-    shipper = Shipper(shipping, spool, metrics)
+    redactor = open_redactor(settings)
+    shipper = Shipper(shipping, spool, metrics, redactor)
     registry = Registry(redis, settings.policy, settings.upstream.base_model)
     outbox = Outbox()
     recorder = Recorder(
         spool,
         metrics,
         is_required=settings.gateway.durability == "required",
+        redactor=redactor,
         hold=outbox.hold,
         hurry=shipper.hurry,
     )
@@ -161,10 +166,11 @@ def build_services(
         in_flight=in_flight,
         stickiness=stickiness,
         conversations=Stickiness(settings.gateway.sticky_seconds, _CONVERSATIONS),
-        responses=ResponsesStore(redis),
+        responses=ResponsesStore(redis, redactor),
         table=Table(settings),
         servers=build_servers(settings, outbox),
         outbox=outbox,
+        redactor=redactor,
         tracer=open_tracer(settings, spool.producer),
     )
 

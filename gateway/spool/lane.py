@@ -17,6 +17,7 @@ from gateway.spool.segments import Frame, SegmentReader
 from gateway.spool.stream import Progress, TrafficStream
 from trajectories import keys
 from trajectories.connection import AsyncRedis
+from trajectories.privacy.secrets import NO_REDACTION, Redactor
 
 BATCH = 1000
 BATCH_BYTES = 2 * 1024 * 1024
@@ -39,6 +40,7 @@ class Lane:
         sent: int | None = None,
         recent: Recent | None = None,
         high_water: int = HIGH_WATER,
+        redactor: Redactor = NO_REDACTION,
     ) -> None:
         self._redis = redis
         self._stream = TrafficStream(redis, keys.traffic(producer))
@@ -46,6 +48,7 @@ class Lane:
         self._reader = SegmentReader(directory)
         self._recent = recent
         self._high_water = high_water
+        self._redactor = redactor
         self._sent = sent
         self._tried: set[int] = set()  # last sequences of batches that were not answered
         self._arrived: int | None = None
@@ -112,7 +115,7 @@ class Lane:
     async def _send(self, frames: list[Frame]) -> None:
         last = frames[-1].sequence
         self._tried.add(last)
-        await self._stream.add(await _records(frames))
+        await self._stream.add(await _records(frames, self._redactor))
         self._note_sent(last)
         self._arrived = last
 
@@ -128,10 +131,10 @@ class Lane:
             self._sent = max(self._sent, sequence)
 
 
-async def _records(frames: list[Frame]) -> list[tuple[int, bytes]]:
+async def _records(frames: list[Frame], redactor: Redactor) -> list[tuple[int, bytes]]:
     """The batch as it goes to Redis; streams that have to be folded first are, in a thread."""
     if all(is_shippable(frame.payload) for frame in frames):
         return [(frame.sequence, frame.payload) for frame in frames]
     return await asyncio.to_thread(
-        lambda: [(frame.sequence, shipped(frame.payload)) for frame in frames]
+        lambda: [(frame.sequence, shipped(frame.payload, redactor)) for frame in frames]
     )

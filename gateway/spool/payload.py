@@ -4,6 +4,10 @@ A whole answer is a finished record. A stream is written down as it came,
 behind the record's other fields, and folded when it is shipped: its client
 does not wait for that, and neither does the event loop.
 
+Secrets are replaced before a record is written (docs/privacy.md). A stream
+that is kept as it came is the exception: its secrets may lie between two
+events, so that they are found once it is folded, on its way to Redis.
+
 A stream's payload is `s | length u32 | record JSON | raw bytes`.
 """
 
@@ -16,7 +20,9 @@ import orjson
 from gateway.call import with_answer
 from gateway.dialects import completions_fold, fold, messages, responses
 from gateway.dialects.fold import Folded
+from gateway.redaction import without_secrets
 from trajectories.model import Outcome
+from trajectories.privacy.secrets import NO_REDACTION, Redactor
 
 _LENGTH = struct.Struct("<I")
 _STREAM = b"s"
@@ -28,16 +34,46 @@ FOLDS: Mapping[str, Callable[[bytes], Folded]] = {
 }
 
 
-def whole_payload(record: dict[str, Any], answer: Folded) -> bytes:
+def whole_payload(
+    record: dict[str, Any], answer: Folded, redactor: Redactor = NO_REDACTION
+) -> bytes:
     """A finished record (see `trajectories.model.pack_record`)."""
-    return b"t" + orjson.dumps(with_answer(record, answer))
+    finished = with_answer(record, answer)
+    if redactor.is_on:
+        if type(finished["request"]) is not orjson.Fragment:
+            finished["request"] = orjson.Fragment(orjson.dumps(finished["request"]))
+        messages = [choice.message for choice in answer.choices]
+        if redactor.finds(_texts_of(finished, messages)):
+            finished = without_secrets(finished, redactor)
+    return b"t" + orjson.dumps(finished)
 
 
-def stream_payload(record: dict[str, Any], dialect: str, stream: bytes) -> bytes:
+def stream_payload(
+    record: dict[str, Any], dialect: str, stream: bytes, redactor: Redactor = NO_REDACTION
+) -> bytes:
     """A record whose answer is still a stream, written in `dialect`."""
     record["stream_dialect"] = dialect
     head = orjson.dumps(record)
+    if redactor.finds(head):
+        head = orjson.dumps(without_secrets(record, redactor))
     return b"".join((_STREAM, _LENGTH.pack(len(head)), head, stream))
+
+
+def _texts_of(record: dict[str, Any], messages: list[dict[str, Any]]) -> bytes:
+    """All that somebody wrote, and no token ids: those are most of a record, and spell the same."""
+    return orjson.dumps(
+        [
+            record["request"],
+            messages,
+            record["error"],
+            record["model"],
+            record["response_id"],
+            record.get("session_id"),
+            record.get("task"),
+            record.get("agent"),
+            record.get("alternates"),
+        ]
+    )
 
 
 def usage_of(dialect: str, pieces: list[bytes]) -> dict[str, Any] | None:
@@ -53,7 +89,7 @@ def is_shippable(payload: bytes) -> bool:
     return not payload.startswith(_STREAM)
 
 
-def shipped(payload: bytes) -> bytes:
+def shipped(payload: bytes, redactor: Redactor = NO_REDACTION) -> bytes:
     """A payload as it goes to Redis: a stream folded, everything else as it is."""
     if is_shippable(payload):
         return payload
@@ -63,9 +99,11 @@ def shipped(payload: bytes) -> bytes:
     dialect = record.pop("stream_dialect")
     try:
         answer = FOLDS[dialect](payload[start + length :])
+        if "prompt_token_ids" in record:  # a secret was taken out of the prompt
+            answer.prompt_token_ids = ()
         # Encoding may fail, too: what can be read may be nested deeper than can be written.
-        return b"t" + orjson.dumps(with_answer(dict(record), answer))
+        return whole_payload(dict(record), answer, redactor)
     except Exception as error:  # a stream nobody could foresee: kept, and never learned from
         record["outcome"] = Outcome.INCOMPLETE
         record["error"] = f"the stream could not be read: {type(error).__name__}: {error}"
-        return b"t" + orjson.dumps(with_answer(record, Folded(garbage=1)))
+        return whole_payload(record, Folded(garbage=1), redactor)

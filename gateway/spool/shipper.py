@@ -23,6 +23,7 @@ from gateway.spool.segments import list_segments
 from gateway.spool.writer import RETAIN_SECONDS, Spool
 from trajectories.connection import AsyncRedis, RedisError
 from trajectories.errors import SpoolError
+from trajectories.privacy.secrets import NO_REDACTION, Redactor
 
 logger = logging.getLogger(__name__)
 
@@ -37,10 +38,17 @@ ADOPT_SECONDS = 10.0
 class Shipper:
     """Runs the lane of our own spool, and of directories whose process is gone."""
 
-    def __init__(self, redis: AsyncRedis, spool: Spool, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        redis: AsyncRedis,
+        spool: Spool,
+        metrics: Metrics,
+        redactor: Redactor = NO_REDACTION,
+    ) -> None:
         self._redis = redis
         self._spool = spool
         self._metrics = metrics
+        self._redactor = redactor
         self._lane = self._own_lane(sent=spool.first - 1)
         self._is_stopping = self._is_looking = False
         self._is_wanted = asyncio.Event()
@@ -139,7 +147,14 @@ class Shipper:
 
     def _own_lane(self, *, sent: int) -> Lane:
         spool = self._spool
-        return Lane(self._redis, spool.directory, spool.producer, sent=sent, recent=spool.recent)
+        return Lane(
+            self._redis,
+            spool.directory,
+            spool.producer,
+            sent=sent,
+            recent=spool.recent,
+            redactor=self._redactor,
+        )
 
     async def _change_producer(self) -> None:
         """Leave an id that somebody else writes under (a copied volume), with all our records.
@@ -175,7 +190,7 @@ class Shipper:
         if producer is None:
             return
         await asyncio.to_thread(cut_torn_tail, directory)
-        lane = Lane(self._redis, directory, producer)
+        lane = Lane(self._redis, directory, producer, redactor=self._redactor)
         try:
             while (shipped := await lane.ship()) is not None and not self._is_stopping:
                 self._metrics.adopted_batches.inc()

@@ -25,6 +25,7 @@ from pydantic_settings import SettingsError as SourceError
 from trajectories.errors import SettingsError
 from trajectories.settings.archive import ArchiveSettings
 from trajectories.settings.gateway import GatewaySettings, TracingSettings
+from trajectories.settings.privacy import PrivacySettings
 from trajectories.settings.rewards import AgentSettings, RewardSettings
 from trajectories.settings.store import RedisSettings
 from trajectories.settings.trainer import EngineSettings, TrainerSettings
@@ -52,6 +53,7 @@ __all__ = [
     "Kind",
     "OtherUpstreamSettings",
     "Patience",
+    "PrivacySettings",
     "RedisSettings",
     "RewardSettings",
     "RouteSettings",
@@ -92,6 +94,7 @@ class Settings(BaseSettings):
     rewards: RewardSettings = RewardSettings()
     agents: dict[str, AgentSettings] = Field({}, description="Agents that differ, by name")
     archive: ArchiveSettings = ArchiveSettings()
+    privacy: PrivacySettings = PrivacySettings()
     trainer: TrainerSettings = TrainerSettings()
     engine: EngineSettings = EngineSettings()
 
