@@ -16,7 +16,7 @@ from trajectories.errors import RatchetError
 from trajectories.model import Reward
 from trajectories.settings import AgentSettings, RewardSettings
 from trajectories.store import Scorable, Store, TrajectoryRef
-from workers.rewards.air import air_rewards, signal_values
+from workers.rewards.air import AirRules, air_rewards, air_rules
 from workers.rewards.compose import Composition, Outcome, compose
 from workers.rewards.feedback import feedback_rewards
 
@@ -31,7 +31,7 @@ class NotConfigured(RatchetError):
 class Scorer:
     """How one process computes rewards: the settings, checked."""
 
-    air_values: Mapping[str, float]
+    air: AirRules
     composition: Composition
     compositions: Mapping[str, Composition] = field(default_factory=dict)  # of agents that differ
 
@@ -39,9 +39,9 @@ class Scorer:
     def from_settings(
         cls, settings: RewardSettings, agents: Mapping[str, AgentSettings] | None = None
     ) -> Self:
-        """Raises SettingsError when `[rewards.air]` names no signal or a value out of range."""
+        """Raises SettingsError when an `air` table names no signal or a value out of range."""
         return cls(
-            signal_values(settings.air),
+            air_rules(settings, agents),
             Composition.from_settings(settings),
             {
                 name: Composition.from_settings(settings, agent)
@@ -65,7 +65,7 @@ class Scorer:
         trajectory = scorable.trajectory
         rewards = [
             *feedback_rewards(trajectory, scorable.feedback),
-            *air_rewards(trajectory, self.air_values),
+            *air_rewards(trajectory, self.air),
         ]
         composition = self.compositions.get(trajectory.agent or "", self.composition)
         return rewards, compose(rewards, composition)

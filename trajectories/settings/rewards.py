@@ -29,6 +29,12 @@ class RewardSettings(Section):
     air: dict[str, float] = Field(
         default_factory=dict, description="AIR signal -> reward, overriding the defaults; 0 is off"
     )
+    slow_seconds: float = Field(
+        0, ge=0, description="An answer that takes longer is `slow` to AIR; 0: none is"
+    )
+    costly_tokens: float = Field(
+        0, ge=0, description="An answer of more tokens is `costly` to AIR; 0: none is"
+    )
     air_weight: float = Field(
         1.0, ge=0, le=1, description="Weight of the sum of AIR rewards in the final reward"
     )
@@ -55,3 +61,12 @@ class AgentSettings(Section):
     priority: Priority | None = Field(None, description="Instead of rewards.priority")
     air_weight: float | None = Field(None, ge=0, le=1, description="Instead of rewards.air_weight")
     clamp: Clamp | None = Field(None, description="Instead of rewards.clamp")
+    air: dict[str, float] = Field(
+        default_factory=dict, description="AIR signal -> reward for this agent's calls; 0 is off"
+    )
+    slow_seconds: float | None = Field(
+        None, ge=0, description="As in [rewards], for this agent's calls; 0: none is slow"
+    )
+    costly_tokens: float | None = Field(
+        None, ge=0, description="As in [rewards], for this agent's calls; 0: none is costly"
+    )

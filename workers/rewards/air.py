@@ -1,197 +1,107 @@
 """AIR, automatic intermediate rewards: faults that need nobody to report them.
 
-Pure. Each signal reads one transition and its neighbours, and says why it
-fired; `SIGNALS` lists them with their default values. They are small and never
-positive: a reward for "the tool ran" is learned instead of the task (see
-docs/feedback.md), so AIR shapes and the outcome decides. `[rewards.air]`
-overrides a value by name, 0 switches a signal off.
+Pure: (trajectory, rules) -> rewards. `signals/` has the signals with their
+default values. They are small and never positive: a reward for "the tool ran"
+is learned instead of the task (docs/air.md), so AIR shapes and the outcome
+decides. `[rewards.air]` overrides a value by name, `[agents.NAME.air]` does so
+for one agent's calls, and 0 switches a signal off.
 """
 
-import json
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from trajectories.errors import SettingsError
 from trajectories.ids import derived_id
-from trajectories.model import Outcome, Reward, Trajectory, Transition
-from workers.rewards.schemas import first_fault
-from workers.rewards.tool_errors import says_error
-from workers.rewards.turns import (
-    answer_of,
-    calls_of,
-    results_of,
-    schema_of,
-    tools_of,
-)
+from trajectories.model import Reward, Trajectory, Transition
+from trajectories.settings import AgentSettings, RewardSettings
+from workers.rewards.signals import SIGNALS, Signal
+from workers.rewards.story import Limits, Story
 
 PREFIX = "air:"
-_TAGGED = re.compile(r"<tool_call>(.*?)(</tool_call>|\Z)", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
-    """One transition and what came before and after it in its trajectory."""
+class AgentRules:
+    """The signals that are on for one agent, each with its reward, and the limits they go by."""
 
-    transition: Transition
-    earlier: Sequence[Transition]
-    later: Sequence[Transition]
-
-    @property
-    def finish_reason(self) -> str | None:
-        choices = self.transition.choices
-        return choices[0].finish_reason if choices else None
+    active: tuple[tuple[Signal, float], ...]
+    limits: Limits
 
 
 @dataclass(frozen=True, slots=True)
-class Signal:
-    """A named fault: `find` gives the reason when it is there. A new meaning is a new version."""
+class AirRules:
+    """What holds for each agent."""
 
-    name: str
-    version: int
-    default: float
-    find: Callable[[Turn], str | None]
+    common: AgentRules
+    agents: Mapping[str, AgentRules]
+
+    def of(self, agent: str | None) -> AgentRules:
+        """The rules for an agent's calls; most agents have none of their own."""
+        return self.agents.get(agent, self.common) if agent is not None else self.common
 
 
-def tool_call_unparsable(turn: Turn) -> str | None:
-    """The arguments of a tool call are not a JSON object, or a `<tool_call>` in the text is broken.
+def air_rules(
+    rewards: RewardSettings,
+    agents: Mapping[str, AgentSettings] | None = None,
+    signals: Sequence[Signal] = SIGNALS,
+) -> AirRules:
+    """The rules that the settings mean; raises SettingsError for a signal or value there is not.
 
-    The engine leaves a call that its parser could not read in the content.
+    Other `signals` than ours are for replaying old traffic under another version of them.
     """
-    for call in calls_of(turn.transition):
-        try:
-            parsed = call.parsed
-        except ValueError:
-            return f"arguments of {call.name} are not JSON"
-        if not isinstance(parsed, dict):
-            return f"arguments of {call.name} are not a JSON object"
-    for match in _TAGGED.finditer(answer_of(turn.transition)):
-        is_closed = bool(match[2])
-        if not is_closed and turn.finish_reason == "length":
-            continue  # `truncated` says it
-        if not is_closed or not _is_call(match[1].strip()):
-            return "the text holds a broken <tool_call>"
-    return None
+    values = _overridden(
+        {signal.name: signal.default for signal in signals}, rewards.air, "rewards.air"
+    )
+    own = {}
+    for name, agent in (agents or {}).items():
+        limits = Limits(
+            _first(agent.slow_seconds, rewards.slow_seconds),
+            _first(agent.costly_tokens, rewards.costly_tokens),
+        )
+        agent_values = _overridden(values, agent.air, f"agents.{name}.air")
+        own[name] = AgentRules(_active(signals, agent_values), limits)
+    common = Limits(rewards.slow_seconds, rewards.costly_tokens)
+    return AirRules(AgentRules(_active(signals, values), common), own)
 
 
-def unknown_tool(turn: Turn) -> str | None:
-    """The model called a tool that the request did not offer."""
-    offered = tools_of(turn.transition.request)
-    for call in calls_of(turn.transition):
-        if call.name not in offered:
-            return f"{call.name} was not offered"
-    return None
-
-
-def tool_arguments_invalid(turn: Turn) -> str | None:
-    """The arguments of a tool call break the tool's own JSON schema."""
-    offered = tools_of(turn.transition.request)
-    for call in calls_of(turn.transition):
-        schema = offered.get(call.name)
-        if schema is None:
-            continue
-        try:
-            parsed = call.parsed
-        except ValueError:
-            continue  # `tool_call_unparsable` says it
-        fault = first_fault(schema, parsed)
-        if fault:
-            return f"arguments of {call.name}: {fault}"
-    return None
-
-
-def tool_result_error(turn: Turn) -> str | None:
-    """A tool answered with an error; it counts against the transition that made the call."""
-    names = {call.id: call.name for call in calls_of(turn.transition) if call.id}
-    if not names:
-        return None
-    for later in turn.later:
-        for result in results_of(later.request):
-            if result.call_id in names and (result.is_error or says_error(result.text)):
-                return f"{names[result.call_id]} answered with an error"
-    return None
-
-
-def repeated_call(turn: Turn) -> str | None:
-    """The same tool was called with the same arguments, though its result had been given.
-
-    Calling again after an error is a retry, not a repetition.
-    """
-    answered = {
-        result.call_id
-        for transition in (*turn.earlier, turn.transition)
-        for result in results_of(transition.request)
-        if not result.is_error and not says_error(result.text)
-    }
-    known = {
-        call.key
-        for transition in turn.earlier
-        for call in calls_of(transition)
-        if call.id in answered
-    }
-    for call in calls_of(turn.transition):
-        if call.key in known:
-            return f"{call.name} was called again with the same arguments"
-    return None
-
-
-def truncated(turn: Turn) -> str | None:
-    """The answer ran into the token limit."""
-    return "the token limit cut the answer" if turn.finish_reason == "length" else None
-
-
-def schema_broken(turn: Turn) -> str | None:
-    """The request asked for JSON (`response_format`) and the answer does not hold it."""
-    schema = schema_of(turn.transition.request)
-    text = answer_of(turn.transition)
-    if schema is None or not text or turn.finish_reason == "length":
-        return None  # a tool call or a refusal has no text; `truncated` says the third
-    try:
-        value = json.loads(text)
-    except ValueError:
-        return "the answer is not JSON"
-    fault = first_fault(schema, value)
-    return f"the answer: {fault}" if fault else None
-
-
-SIGNALS: tuple[Signal, ...] = (
-    Signal("tool_call_unparsable", 1, -0.3, tool_call_unparsable),
-    Signal("unknown_tool", 1, -0.3, unknown_tool),
-    Signal("tool_arguments_invalid", 1, -0.3, tool_arguments_invalid),
-    Signal("tool_result_error", 1, -0.3, tool_result_error),
-    Signal("repeated_call", 1, -0.3, repeated_call),
-    Signal("truncated", 1, -0.3, truncated),
-    Signal("schema_broken", 1, -0.3, schema_broken),
-)
-
-
-def signal_values(overrides: Mapping[str, float]) -> dict[str, float]:
-    """Signal -> value after `overrides`; raises SettingsError for what cannot be meant."""
-    values = {signal.name: signal.default for signal in SIGNALS}
-    for name, value in overrides.items():
-        if name not in values:
-            known = ", ".join(values)
-            raise SettingsError(f"rewards.air.{name}: no such signal (there are: {known})")
-        if not -1.0 <= value <= 0.0:
-            raise SettingsError(f"rewards.air.{name}: {value} is not between -1 and 0")
-        values[name] = value
-    return values
-
-
-def air_rewards(trajectory: Trajectory, values: Mapping[str, float]) -> list[Reward]:
+def air_rewards(trajectory: Trajectory, rules: AirRules) -> list[Reward]:
     """The AIR rewards of every answered transition: each signal at most once on each."""
+    story = Story(trajectory)
     rewards = []
-    turns = trajectory.transitions
-    for position, transition in enumerate(turns):
-        if transition.outcome is not Outcome.COMPLETE or not transition.choices:
-            continue  # an answer that broke off is not the model's fault
-        turn = Turn(transition, turns[:position], turns[position + 1 :])
-        for signal in SIGNALS:
-            value = values.get(signal.name, 0.0)
-            reason = signal.find(turn) if value else None
+    for turn in story.turns:
+        own = rules.of(turn.transition.agent)
+        turn.limits = own.limits
+        if not turn.is_answered:
+            continue
+        for signal, value in own.active:
+            reason = signal.find(turn)
             if reason is not None:
-                rewards.append(_reward(trajectory, transition, signal, value, reason))
+                rewards.append(_reward(trajectory, turn.transition, signal, value, reason))
     return rewards
+
+
+def _overridden(
+    values: Mapping[str, float], overrides: Mapping[str, float], place: str
+) -> dict[str, float]:
+    result = dict(values)
+    for name, value in overrides.items():
+        if name not in result:
+            known = ", ".join(result)
+            raise SettingsError(f"{place}.{name}: no such signal (there are: {known})")
+        if not -1.0 <= value <= 0.0:
+            raise SettingsError(f"{place}.{name}: {value} is not between -1 and 0")
+        result[name] = value
+    return result
+
+
+def _active(
+    signals: Sequence[Signal], values: Mapping[str, float]
+) -> tuple[tuple[Signal, float], ...]:
+    return tuple((signal, values[signal.name]) for signal in signals if values[signal.name])
+
+
+def _first(own: float | None, common: float) -> float:
+    return common if own is None else own
 
 
 def _reward(
@@ -208,14 +118,3 @@ def _reward(
         reason=reason,
         revision=signal.version,
     )
-
-
-def _is_call(text: str) -> bool:
-    """Whether the inside of a `<tool_call>` tag is a call, as Hermes or Qwen3-Coder write it."""
-    if text.startswith("<function="):
-        return text.endswith("</function>")
-    try:
-        parsed = json.loads(text)
-    except ValueError:
-        return False
-    return isinstance(parsed, dict) and isinstance(parsed.get("name"), str)

@@ -2,27 +2,42 @@
 
 Pure. The schema comes from a stranger: a remote `$ref` is never fetched (the
 library would, by default), and a schema that is itself broken says nothing
-about the model, so it finds no fault.
+about the model, so it finds no fault. An agent sends the same schemas with
+every call, so checked ones are kept.
 """
 
 import re
+from functools import lru_cache
 from typing import Any
 
+import orjson
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import SchemaError
 from referencing import Registry
 from referencing.exceptions import Unresolvable
 
+KEPT = 1024  # schemas
+
 
 def first_fault(schema: dict[str, Any], value: Any) -> str | None:
     """What is wrong with `value` first, or None."""
     try:
-        Draft202012Validator.check_schema(schema)
-        validator = Draft202012Validator(schema, registry=Registry())
-        fault = next(iter(validator.iter_errors(value)), None)
-    except (SchemaError, Unresolvable, re.error, RecursionError):
+        validator = _validator(orjson.dumps(schema))
+        fault = next(iter(validator.iter_errors(value)), None) if validator else None
+    except (orjson.JSONEncodeError, Unresolvable, re.error, RecursionError):
         return None
     if fault is None:
         return None
     # The message quotes the value; the path and the rule are enough, and hold no traffic.
     return f"{fault.json_path} breaks '{fault.validator}'"
+
+
+@lru_cache(maxsize=KEPT)
+def _validator(schema: bytes) -> Draft202012Validator | None:
+    """A validator for a schema, or None when the schema is broken itself."""
+    parsed = orjson.loads(schema)
+    try:
+        Draft202012Validator.check_schema(parsed)
+    except (SchemaError, re.error, RecursionError):
+        return None
+    return Draft202012Validator(parsed, registry=Registry())

@@ -20,19 +20,15 @@ class ToolCall:
     id: str
     name: str
     arguments: str
-
-    @property
-    def parsed(self) -> Any:
-        """The arguments as JSON; raises ValueError when they are not. Empty text means none."""
-        return json.loads(self.arguments) if self.arguments.strip() else {}
+    value: Any  # the arguments as JSON; empty text means none
+    is_readable: bool  # False: the arguments are not JSON
 
     @property
     def key(self) -> tuple[str, str]:
         """Equal for two calls that ask for the same thing."""
-        try:
-            return self.name, json.dumps(self.parsed, sort_keys=True)
-        except ValueError:
+        if not self.is_readable:
             return self.name, self.arguments
+        return self.name, json.dumps(self.value, sort_keys=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +36,17 @@ class ToolResult:
     """What the application sent back for a call."""
 
     call_id: str
-    text: str
+    content: Any  # a string, or a list of parts
     is_error: bool  # the body itself says so; the text may, too
+
+    @property
+    def text(self) -> str:
+        return text_of(self.content)
+
+    @property
+    def is_text(self) -> bool:
+        """Whether nothing but text was sent: no picture, no file."""
+        return all(isinstance(part.get("text"), str) for part in dicts(self.content))
 
 
 def dicts(value: Any) -> Iterator[dict[str, Any]]:
@@ -57,24 +62,28 @@ def text_of(content: Any) -> str:
     return "\n".join(part["text"] for part in dicts(content) if isinstance(part.get("text"), str))
 
 
-def calls_of(transition: Transition) -> list[ToolCall]:
+def calls_of(transition: Transition) -> tuple[ToolCall, ...]:
     """The tool calls of a transition's first answer."""
     if not transition.choices:
-        return []
+        return ()
     message = transition.choices[0].message
     found = []
     for call in dicts(message.get("tool_calls")):
         function = call.get("function")
         if isinstance(function, dict) and isinstance(function.get("name"), str):
             arguments = function.get("arguments")
-            found.append(
-                ToolCall(
-                    str(call.get("id") or ""),
-                    function["name"],
-                    arguments if isinstance(arguments, str) else json.dumps(arguments or {}),
-                )
-            )
-    return found
+            if not isinstance(arguments, str):
+                arguments = json.dumps(arguments or {})
+            found.append(_read_call(str(call.get("id") or ""), function["name"], arguments))
+    return tuple(found)
+
+
+def _read_call(call_id: str, name: str, arguments: str) -> ToolCall:
+    try:
+        value = json.loads(arguments) if arguments.strip() else {}
+    except (ValueError, RecursionError):
+        return ToolCall(call_id, name, arguments, None, False)
+    return ToolCall(call_id, name, arguments, value, True)
 
 
 def answer_of(transition: Transition) -> str:
@@ -94,27 +103,40 @@ def tools_of(request: dict[str, Any]) -> dict[str, dict[str, Any] | None]:
     return tools
 
 
+def messages_of(request: dict[str, Any]) -> list[Any]:
+    """What a request says, in order: its messages, or the items of a responses body."""
+    messages, items = request.get("messages"), request.get("input")
+    if isinstance(messages, list):
+        return messages + items if isinstance(items, list) else messages
+    return items if isinstance(items, list) else []
+
+
 def results_of(request: dict[str, Any]) -> Iterator[ToolResult]:
     """Every tool result a request carries, in any of the three shapes."""
-    for message in dicts(request.get("messages")):
-        if message.get("role") == "tool" and isinstance(message.get("tool_call_id"), str):
-            yield ToolResult(message["tool_call_id"], text_of(message.get("content")), False)
-        for part in dicts(message.get("content")):
-            if part.get("type") == "tool_result" and isinstance(part.get("tool_use_id"), str):
-                yield ToolResult(
-                    part["tool_use_id"], text_of(part.get("content")), part.get("is_error") is True
-                )
-    for item in dicts(request.get("input")):
-        if item.get("type") == "function_call_output" and isinstance(item.get("call_id"), str):
-            yield ToolResult(item["call_id"], text_of(item.get("output")), False)
+    for message in messages_of(request):
+        if not isinstance(message, dict):
+            continue
+        content = message.get("content")
+        if message.get("role") == "tool":
+            if isinstance(message.get("tool_call_id"), str):
+                yield ToolResult(message["tool_call_id"], content, False)
+        elif message.get("type") == "function_call_output":
+            if isinstance(message.get("call_id"), str):
+                yield ToolResult(message["call_id"], message.get("output"), False)
+        elif isinstance(content, list):
+            for part in dicts(content):
+                if part.get("type") == "tool_result" and isinstance(part.get("tool_use_id"), str):
+                    is_error = part.get("is_error") is True
+                    yield ToolResult(part["tool_use_id"], part.get("content"), is_error)
 
 
 def schema_of(request: dict[str, Any]) -> dict[str, Any] | None:
     """The JSON schema the answer was asked to hold; `{}` for any JSON object, None for text."""
     wanted = request.get("response_format")
-    if not isinstance(wanted, dict):
-        text = request.get("text")
-        wanted = text.get("format") if isinstance(text, dict) else None
+    for name in ("text", "output_config"):  # as the responses and the messages dialect write it
+        outer = request.get(name)
+        if not isinstance(wanted, dict) and isinstance(outer, dict):
+            wanted = outer.get("format")
     if not isinstance(wanted, dict):
         return None
     if wanted.get("type") == "json_object":

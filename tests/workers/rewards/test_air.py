@@ -1,5 +1,7 @@
 """AIR signals: what each one sees, and what it must not see."""
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -7,16 +9,18 @@ import pytest
 from tests.workers.records import WEATHER, call, transition
 from trajectories.errors import SettingsError
 from trajectories.model import Outcome, Trajectory, Transition
-from workers.rewards.air import SIGNALS, air_rewards, signal_values
+from trajectories.settings import AgentSettings, RewardSettings
+from workers.rewards.air import air_rewards, air_rules
+from workers.rewards.signals import SIGNALS
 
-VALUES = signal_values({})
+RULES = air_rules(RewardSettings())
 GOOD = call("get_weather", '{"city":"Seoul"}')
 
 
 def fired(*transitions: Transition) -> list[tuple[str, str]]:
     """(transition, signal) of every AIR reward of a trajectory of these."""
     trajectory = Trajectory(id="traj_a", started_at=0, updated_at=0, transitions=transitions)
-    rewards = air_rewards(trajectory, VALUES)
+    rewards = air_rewards(trajectory, RULES)
     return [(str(reward.transition_id)[-1], reward.name) for reward in rewards]
 
 
@@ -130,7 +134,6 @@ def test_a_tool_error_counts_against_the_call_that_caused_it(result: Any) -> Non
 @pytest.mark.parametrize(
     "result",
     [
-        "",
         "no errors found",
         "Errors in the log: 3",
         "Error log: 3 lines, all old",
@@ -138,10 +141,8 @@ def test_a_tool_error_counts_against_the_call_that_caused_it(result: Any) -> Non
         '{"error": false}',
         '{"status": 200}',
         '{"status": "ok"}',
-        "[]",
         "{not json",
-        None,
-        7,
+        "[1]",
     ],
 )
 def test_a_result_that_only_speaks_of_errors_is_none(result: Any) -> None:
@@ -164,7 +165,19 @@ def test_the_same_call_after_its_result_is_a_repetition() -> None:
     again = call("get_weather", '{ "city": "Seoul" }', "call_2")
     first = transition(0, calls=[GOOD], tools=[WEATHER])
     second = transition(1, calls=[again], messages=answered('{"sky":"clear"}'), tools=[WEATHER])
-    assert fired(first, second) == [("1", "repeated_call")]
+    known = [*answered('{"sky":"clear"}'), *answered('{"sky":"clear"}', "call_2")[1:]]
+    third = transition(2, content="Clear.", messages=known, tools=[WEATHER])
+    assert fired(first, second) == [], "what the second call brought is not known yet"
+    assert fired(first, second, third) == [("1", "repeated_call")]
+
+
+def test_the_same_call_with_another_result_was_worth_it() -> None:
+    again = call("get_weather", '{ "city": "Seoul" }', "call_2")
+    first = transition(0, calls=[GOOD], tools=[WEATHER])
+    second = transition(1, calls=[again], messages=answered('{"sky":"clear"}'), tools=[WEATHER])
+    known = [*answered('{"sky":"clear"}'), *answered('{"sky":"grey"}', "call_2")[1:]]
+    third = transition(2, content="Grey.", messages=known, tools=[WEATHER])
+    assert fired(first, second, third) == []
 
 
 def test_calling_again_without_a_result_or_after_an_error_is_no_repetition() -> None:
@@ -235,25 +248,36 @@ def test_odd_bodies_are_read_without_an_error(odd: dict[str, Any]) -> None:
 
 
 def test_nothing_is_positive_and_every_signal_is_documented() -> None:
-    assert all(-1 <= signal.default < 0 for signal in SIGNALS)
+    assert all(-1 <= signal.default <= 0 for signal in SIGNALS)
+    off = {signal.name for signal in SIGNALS if signal.default == 0}
+    assert off == {"refused", "abandoned"}
+    assert len({signal.name for signal in SIGNALS}) == len(SIGNALS)
     assert all(signal.find.__doc__ and signal.find.__name__ == signal.name for signal in SIGNALS)
 
 
 def test_a_value_is_overridden_by_name_and_zero_switches_off() -> None:
     cut = transition(0, content="a", finish_reason="length")
     trajectory = Trajectory(id="traj_a", started_at=0, updated_at=0, transitions=(cut,))
-    half = air_rewards(trajectory, signal_values({"truncated": -0.5}))
+    half = air_rewards(trajectory, air_rules(RewardSettings(air={"truncated": -0.5})))
     assert [reward.value for reward in half] == [-0.5]
-    assert air_rewards(trajectory, signal_values({"truncated": 0})) == []
+    assert air_rewards(trajectory, air_rules(RewardSettings(air={"truncated": 0}))) == []
 
 
 @pytest.mark.parametrize("overrides", [{"truncatd": -0.1}, {"truncated": 0.1}, {"truncated": -2}])
 def test_an_override_that_cannot_be_meant_is_refused_by_name(overrides: dict[str, float]) -> None:
     with pytest.raises(SettingsError, match=r"rewards\.air\.truncat"):
-        signal_values(overrides)
+        air_rules(RewardSettings(air=overrides))
+    with pytest.raises(SettingsError, match=r"agents\.support\.air\.truncat"):
+        air_rules(RewardSettings(), {"support": AgentSettings(air=overrides)})
 
 
 def test_computing_twice_gives_the_same_ids() -> None:
     cut = transition(0, content="a", finish_reason="length")
     trajectory = Trajectory(id="traj_a", started_at=0, updated_at=0, transitions=(cut,))
-    assert air_rewards(trajectory, VALUES) == air_rewards(trajectory, VALUES)
+    assert air_rewards(trajectory, RULES) == air_rewards(trajectory, RULES)
+
+
+def test_the_page_lists_every_signal_with_its_version_and_value() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "air.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \| (\d+) \| (-?[\d.]+)", page, flags=re.MULTILINE)
+    assert rows == [(signal.name, str(signal.version), f"{signal.default:g}") for signal in SIGNALS]

@@ -1,0 +1,220 @@
+"""A trajectory as the signals read it: each turn once, with what came of it.
+
+Pure. A trajectory of n calls carries each message up to n times; here each
+tool result and each reply is looked up in an index that is built in one pass,
+and what is parsed is parsed once. Turns of other agents in the same session
+are not one's neighbours: their calls and their users are their own.
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from trajectories.model import Outcome, Trajectory, Transition
+from workers.rewards.speech import Reply, last_words, reply_in
+from workers.rewards.turns import (
+    ToolCall,
+    ToolResult,
+    answer_of,
+    calls_of,
+    messages_of,
+    results_of,
+    tools_of,
+)
+
+_SPACES = re.compile(r"\s|\\[nrtf]")  # in JSON, too
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """From where on an answer is an outlier; 0: never."""
+
+    slow_seconds: float = 0.0
+    costly_tokens: float = 0.0
+
+
+class Turn:
+    """One transition and what came before and after it in its trajectory."""
+
+    def __init__(self, story: "Story", position: int, transition: Transition) -> None:
+        self.story = story
+        self.position = position
+        self.transition = transition
+        self.limits = Limits()
+        self.rank = 0  # its place among the turns of its agent
+
+    @property
+    def request(self) -> dict[str, Any]:
+        return self.transition.request
+
+    @property
+    def is_answered(self) -> bool:
+        """Whether a whole answer arrived: one that broke off is not the model's fault."""
+        return self.transition.outcome is Outcome.COMPLETE and bool(self.transition.choices)
+
+    @property
+    def finish_reason(self) -> str | None:
+        choices = self.transition.choices
+        return choices[0].finish_reason if choices else None
+
+    @cached_property
+    def calls(self) -> tuple[ToolCall, ...]:
+        """The tool calls of the answer."""
+        return calls_of(self.transition)
+
+    @cached_property
+    def answer(self) -> str:
+        """The text of the answer."""
+        return answer_of(self.transition)
+
+    @cached_property
+    def offered(self) -> Mapping[str, dict[str, Any] | None]:
+        """The tools of the request; shared with the turn before when they are the same."""
+        before = self.story.turns[self.position - 1] if self.position else None
+        if before is not None and before.request.get("tools") == self.request.get("tools"):
+            return before.offered
+        return tools_of(self.request)
+
+    @cached_property
+    def keys(self) -> tuple[tuple[str, str], ...]:
+        """What each call asks for: equal for calls that ask for the same."""
+        return tuple(call.key for call in self.calls)
+
+    @cached_property
+    def step(self) -> tuple[str, ...]:
+        """What this turn does: its calls, whatever their spaces and capitals."""
+        return tuple(
+            sorted(_SPACES.sub("", f"{name} {asked}").casefold() for name, asked in self.keys)
+        )
+
+    def result_of(self, call: ToolCall) -> ToolResult | None:
+        """What the application sent back for one of this turn's calls, if it did."""
+        return self.story.result(call.id, self.position) if call.id else None
+
+    @cached_property
+    def asked(self) -> str | None:
+        """What the user said last before this answer."""
+        return last_words(self.request)
+
+    @cached_property
+    def reply(self) -> Reply | None:
+        """What was said to this answer, where a later request holds both."""
+        return self.story.reply(self) if self.answer.strip() else None
+
+    @property
+    def again(self) -> "Turn | None":
+        """The next turn in which the very same was asked, once this answer was there."""
+        return next((turn for turn in self._alike if is_after(turn, self)), None)
+
+    @property
+    def before(self) -> "Turn | None":
+        """The last turn of which this one asks the very same again."""
+        return next((turn for turn in reversed(self._alike) if is_after(self, turn)), None)
+
+    @property
+    def _alike(self) -> "Sequence[Turn]":
+        return self.story.alike(self)
+
+    @property
+    def run(self) -> "Sequence[Turn]":
+        """The turns of the same agent up to this one, oldest first."""
+        return self.story.of_agent[self.transition.agent][: self.rank + 1]
+
+
+class Story:
+    """The turns of a trajectory, in order."""
+
+    def __init__(self, trajectory: Trajectory) -> None:
+        self.is_closed = trajectory.is_closed
+        self.turns = [
+            Turn(self, position, transition)
+            for position, transition in enumerate(trajectory.transitions)
+        ]
+        self.of_agent: dict[str | None, list[Turn]] = defaultdict(list)  # oldest first
+        for turn in self.turns:
+            turn.rank = len(self.of_agent[turn.transition.agent])
+            self.of_agent[turn.transition.agent].append(turn)
+
+    def result(self, call_id: str, position: int) -> ToolResult | None:
+        """The first result that came for a call id after the turn at `position`.
+
+        Some clients count their ids anew in every turn: so the place matters.
+        """
+        return next(
+            (result for place, result in self._results.get(call_id, ()) if place > position), None
+        )
+
+    def reply(self, turn: Turn) -> Reply | None:
+        """The first reply to an answer: bound by the answer's text, which the client repeats."""
+        agent = turn.transition.agent
+        for place, reply in self._replies.get(turn.answer.strip(), ()):
+            if place > turn.position and self.turns[place].transition.agent == agent:
+                return reply
+        return None
+
+    def alike(self, turn: Turn) -> Sequence[Turn]:
+        """The turns whose requests say the same as this one's, itself included; none if alone."""
+        return self._alike.get(turn.position, ())
+
+    def called_before(self, turn: Turn, key: tuple[str, str]) -> tuple[Turn, ToolCall] | None:
+        """The last call before `turn` by which its agent asked for the same."""
+        found = self._calls.get((turn.transition.agent, *key), ())
+        return next((entry for entry in reversed(found) if entry[0].rank < turn.rank), None)
+
+    @cached_property
+    def _calls(self) -> Mapping[tuple[str | None, str, str], list[tuple[Turn, ToolCall]]]:
+        """Agent and what was asked for -> the calls."""
+        found: dict[tuple[str | None, str, str], list[tuple[Turn, ToolCall]]] = defaultdict(list)
+        for turn in self.turns:
+            for call, key in zip(turn.calls, turn.keys, strict=True):
+                found[turn.transition.agent, *key].append((turn, call))
+        return found
+
+    @cached_property
+    def _results(self) -> Mapping[str, list[tuple[int, ToolResult]]]:
+        """Call id -> its results and where each was seen first."""
+        found: dict[str, list[tuple[int, ToolResult]]] = {}
+        for place, turn in enumerate(self.turns):
+            for result in results_of(turn.request):
+                known = found.setdefault(result.call_id, [])
+                if not known or known[-1][1] != result:
+                    known.append((place, result))
+        return found
+
+    @cached_property
+    def _replies(self) -> Mapping[str, list[tuple[int, Reply]]]:
+        """Answer -> what users said to it, and where."""
+        found: dict[str, list[tuple[int, Reply]]] = defaultdict(list)
+        for place, turn in enumerate(self.turns):
+            reply = reply_in(turn.request)
+            if reply is not None:
+                found[reply.answer].append((place, reply))
+        return found
+
+    @cached_property
+    def _alike(self) -> Mapping[int, list[Turn]]:
+        """Place -> turns with equal requests; what nothing equals is left out."""
+        by_shape: dict[Any, list[list[Turn]]] = defaultdict(list)
+        for turn in self.turns:
+            messages = messages_of(turn.request)
+            if not messages:
+                continue
+            last = str(messages[-1])[-200:]
+            sets = by_shape[turn.transition.agent, len(messages), last]
+            for members in sets:
+                if messages_of(members[0].request) == messages:
+                    members.append(turn)
+                    break
+            else:
+                sets.append([turn])
+        alike = [members for sets in by_shape.values() for members in sets if len(members) > 1]
+        return {turn.position: members for members in alike for turn in members}
+
+
+def is_after(later: Turn, earlier: Turn) -> bool:
+    """Whether one call began when the other's answer was there: not samples side by side."""
+    ended = earlier.transition.started_at + earlier.transition.latency_seconds
+    return earlier.is_answered and later.transition.started_at >= ended
