@@ -216,5 +216,10 @@ class Story:
 
 def is_after(later: Turn, earlier: Turn) -> bool:
     """Whether one call began when the other's answer was there: not samples side by side."""
-    ended = earlier.transition.started_at + earlier.transition.latency_seconds
-    return earlier.is_answered and later.transition.started_at >= ended
+    return earlier.is_answered and seconds_between(earlier, later) >= 0
+
+
+def seconds_between(earlier: Turn, later: Turn) -> float:
+    """From the end of one answer to the next call; below 0 where they ran side by side."""
+    first = earlier.transition
+    return later.transition.started_at - first.started_at - first.latency_seconds

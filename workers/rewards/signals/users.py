@@ -7,9 +7,11 @@ back before it; what a framework or another agent wrote is nobody's word.
 from workers.rewards.openings import opens_with_correction
 from workers.rewards.signals.signal import Signal
 from workers.rewards.speech import ends_with_words
-from workers.rewards.story import Turn
+from workers.rewards.story import Turn, seconds_between
 from workers.rewards.wording import says_the_same
 
+SOONEST_SECONDS = 2.0  # a person reads first; a program that asks on does not
+LATEST_SECONDS = 300.0  # who asks the same every ten minutes has it on a timer
 _AFTER_QUESTION = " \n\t*_\"')\u00bb\u201d\u2019"
 _QUESTION_MARKS = ("?", "\uff1f", "\u061f")
 
@@ -18,7 +20,7 @@ def user_repeats(turn: Turn) -> str | None:
     """The user asked the same again, in the same words or nearly, after this answer."""
     if turn.calls:
         return None
-    if turn.again is not None and ends_with_words(turn.request):
+    if _asked_anew(turn):
         return "the very same request was sent again after the answer"
     reply, asked = turn.reply, turn.asked
     if reply is None or not reply.is_persons or asked is None:
@@ -26,6 +28,14 @@ def user_repeats(turn: Turn) -> str | None:
     if says_the_same(asked, reply.text):
         return "the user asked the same again"
     return None
+
+
+def _asked_anew(turn: Turn) -> bool:
+    """Whether the next equal request is a person's, by when it came: programs are quicker."""
+    again = turn.again
+    if again is None or not ends_with_words(turn.request):
+        return False
+    return SOONEST_SECONDS <= seconds_between(turn, again) <= LATEST_SECONDS
 
 
 def user_corrects(turn: Turn) -> str | None:
