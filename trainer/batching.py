@@ -9,15 +9,16 @@ after run.json exists.
 
 import logging
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import orjson
 
-from trainer.credit import over_share
+from trainer.caps import Caps, Dropped, dropped_labels, labellers
 from trainer.durable import write_atomic
 from trainer.runs import BATCH, PLAN, Plan, RunDirectory
 from trainer.samples import Exclusion, Sample, Selection, samples_of
+from trajectories.composition import Composition
 from trajectories.errors import NotEnoughRewards, RecordError
 from trajectories.model import Trajectory
 from trajectories.settings import Settings
@@ -26,6 +27,7 @@ from trajectories.store import Store, TrajectoryRef
 logger = logging.getLogger(__name__)
 
 LEAST_SAMPLES = 2  # an advantage needs something to compare with
+_NO_CAPS = Caps(share=1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,8 @@ class Demand:
 
     trajectories: int
     per_outcome: int
+    labels: int = 0  # trajectories that somebody voted on, after caps
+    principals: int = 0  # who gave these labels
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +50,14 @@ class Batch:
     excluded: Counter[Exclusion]  # trajectories (without any sample) by their main reason
     reward_sources: Counter[str]
     examined: int
+    left_over: tuple[str, ...] = ()  # capped, or another agent's: for a later round
+    labelled: int = 0  # usable trajectories that somebody voted on
+    labellers: Mapping[str, int] = field(default_factory=dict)  # principal -> labels, after caps
+    capped: Mapping[str, int] = field(default_factory=dict)  # principal -> labels left out
 
     def counts(self, threshold: float | None) -> tuple[int, int]:
         """Trajectories above and below `threshold` (None: the mean reward)."""
-        rewards = {sample.trajectory: sample.reward for sample in self.samples}.values()
+        rewards = {sample.part: sample.reward for sample in self.samples}.values()
         if not rewards:
             return 0, 0
         middle = sum(rewards) / len(rewards) if threshold is None else threshold
@@ -64,8 +72,10 @@ class Lack(NotEnoughRewards):
         self.batch = batch
 
 
-def selection_for(settings: Settings, algorithm: str, current: int) -> Selection:
-    """The rules of one round."""
+def selection_for(
+    settings: Settings, algorithm: str, current: int, agent: str | None = None
+) -> Selection:
+    """The rules of one round; with `agent` it is about that agent's calls alone."""
     is_sft = algorithm == "sft"
     return Selection(
         policy=settings.policy,
@@ -74,6 +84,24 @@ def selection_for(settings: Settings, algorithm: str, current: int) -> Selection
         max_staleness=None if is_sft else settings.trainer.max_staleness,
         needs_ratio=not is_sft,
         above=settings.trainer.sft_threshold if is_sft else None,
+        agents_off=frozenset(name for name, own in settings.agents.items() if not own.train),
+        agent=agent,
+        composition=Composition.from_settings(settings.rewards),
+        compositions={
+            name: Composition.from_settings(settings.rewards, own)
+            for name, own in settings.agents.items()
+        },
+    )
+
+
+def caps_for(settings: Settings) -> Caps:
+    """How much of a round anybody may have."""
+    rewards = settings.rewards
+    return Caps(
+        share=rewards.max_share_per_source,
+        least=rewards.min_labels_per_source,
+        uncapped=frozenset(rewards.uncapped_sources),
+        ignored=frozenset(rewards.ignored_sources),
     )
 
 
@@ -81,7 +109,7 @@ def look(store: Store, settings: Settings, selection: Selection) -> Batch:
     """Everything trainable now, sorted into samples and exclusions."""
     refs = store.trainable(settings.policy, settings.trainer.max_trajectories)
     found = [(ref, read(store, ref)) for ref in refs]
-    return sort_out(found, selection, settings.rewards.max_share_per_source)
+    return sort_out(found, selection, caps_for(settings))
 
 
 def read(store: Store, ref: TrajectoryRef) -> Trajectory | None:
@@ -96,64 +124,119 @@ def read(store: Store, ref: TrajectoryRef) -> Trajectory | None:
 def sort_out(
     found: Iterable[tuple[TrajectoryRef, Trajectory | None]],
     selection: Selection,
-    max_share: float,
+    caps: Caps = _NO_CAPS,
 ) -> Batch:
     """Sort trajectories into samples and exclusions."""
     pairs = list(found)
-    left_over = over_share([entry for _, entry in pairs if entry is not None], max_share)
+    closed = [entry for _, entry in pairs if entry is not None and entry.is_closed]
+    dropped = dropped_labels(closed, caps)
     samples: list[Sample] = []
     refs: list[str] = []
     set_aside: list[str] = []
+    left_over: list[str] = []
     excluded: Counter[Exclusion] = Counter()
     sources: Counter[str] = Counter()
+    usable: list[Trajectory] = []
     for ref, trajectory in pairs:
         if trajectory is None:
             excluded[Exclusion.MISSING] += 1
             set_aside.append(str(ref))
-        elif not trajectory.is_closed:
+            continue
+        if not trajectory.is_closed:
             excluded[Exclusion.OPEN] += 1
-        elif trajectory.id in left_over:
-            excluded[Exclusion.SOURCE_SHARE] += 1
+            continue
+        own, reasons = samples_of(trajectory, selection, dropped.ids)
+        main = main_reason(trajectory, reasons, dropped)
+        if own:
+            samples.extend(own)
+            refs.append(str(ref))
+            sources.update(
+                reward.source for reward in trajectory.rewards if reward.id not in dropped.ids
+            )
         else:
-            own, reasons = samples_of(trajectory, selection)
-            if own:
-                samples.extend(own)
-                refs.append(str(ref))
-                sources.update(reward.source for reward in trajectory.rewards)
-            else:
-                main = reasons.most_common(1)[0][0] if reasons else Exclusion.MISSING
-                excluded[main] += 1
-                set_aside.append(str(ref))
+            excluded[main] += 1
+            is_left = main is Exclusion.CAPPED or (
+                main is Exclusion.AGENT_OFF and selection.agent is not None
+            )
+            (left_over if is_left else set_aside).append(str(ref))
+        if own or main is Exclusion.NOT_POSITIVE:
+            usable.append(trajectory)
     return Batch(
-        tuple(samples), tuple(refs), tuple(set_aside), excluded, sources, examined=len(pairs)
+        tuple(samples),
+        tuple(refs),
+        tuple(set_aside),
+        excluded,
+        sources,
+        examined=len(pairs),
+        left_over=tuple(left_over),
+        labelled=sum(any(labellers([entry], dropped.ids)) for entry in usable),
+        labellers=labellers(usable, dropped.ids),
+        capped=_capped(closed, dropped),
     )
 
 
-def demand(settings: Settings, *, by_interval: bool = False, force: bool = False) -> Demand:
-    """What a round needs: everything, only both outcomes, or (forced) next to nothing."""
+def main_reason(trajectory: Trajectory, reasons: Counter[Exclusion], dropped: Dropped) -> Exclusion:
+    """Why a trajectory has no sample: what left out most of its calls."""
+    if not reasons:
+        return Exclusion.MISSING
+    main = reasons.most_common(1)[0][0]
+    if main is not Exclusion.NO_REWARD:
+        return main
+    if any(reward.id in dropped.capped for reward in trajectory.rewards):
+        return Exclusion.CAPPED
+    if any(reward.id in dropped.ignored for reward in trajectory.rewards):
+        return Exclusion.IGNORED
+    return main
+
+
+def _capped(trajectories: Sequence[Trajectory], dropped: Dropped) -> dict[str, int]:
+    """Principal -> how many labelled trajectories above its share it had."""
+    before, after = labellers(trajectories, dropped.ignored), labellers(trajectories, dropped.ids)
+    counts = {name: count - after.get(name, 0) for name, count in before.items()}
+    return {name: count for name, count in counts.items() if count}
+
+
+def demand(
+    settings: Settings, *, by_interval: bool = False, force: bool = False, principals: int = 0
+) -> Demand:
+    """What a round needs: everything, only both outcomes, or (forced) next to nothing.
+
+    `principals` is how many labelled anything lately. Half of them are enough,
+    and one alone is asked for nobody else.
+    """
+    trainer = settings.trainer
     if force:
         return Demand(1, 0)
-    least = 1 if by_interval else settings.trainer.min_trajectories
-    return Demand(least, settings.trainer.min_per_outcome)
+    if by_interval:
+        return Demand(1, trainer.min_per_outcome)
+    return Demand(
+        trainer.min_trajectories,
+        trainer.min_per_outcome,
+        labels=min(trainer.min_labels, trainer.min_trajectories),
+        principals=min(trainer.min_principals, (principals + 1) // 2) if principals > 1 else 0,
+    )
 
 
 def require(batch: Batch, wanted: Demand, selection: Selection) -> None:
     """Raise Lack, saying what is missing, unless the batch can teach something."""
     above, below = batch.counts(selection.above)
-    lacks: list[str] = []
-    set_aside = batch.excluded[Exclusion.NOT_POSITIVE]
-    if len(batch.refs) + set_aside < wanted.trajectories:
-        lacks.append(
-            f"{len(batch.refs) + set_aside} usable rewarded trajectories of"
-            f" {wanted.trajectories} (trainer.min_trajectories)"
-        )
-    if above < wanted.per_outcome:
-        lacks.append(f"{above} of {wanted.per_outcome} better ones (trainer.min_per_outcome)")
-    if selection.above is None and below < wanted.per_outcome:
-        lacks.append(f"{below} of {wanted.per_outcome} worse ones (trainer.min_per_outcome)")
+    usable = len(batch.refs) + batch.excluded[Exclusion.NOT_POSITIVE]
     least = 1 if selection.above is not None else LEAST_SAMPLES
+    checks = [
+        (usable, wanted.trajectories, "usable rewarded trajectories", "min_trajectories"),
+        (batch.labelled, wanted.labels, "labels", "min_labels"),
+        (len(batch.labellers), wanted.principals, "people who labelled", "min_principals"),
+        (above, wanted.per_outcome, "better ones", "min_per_outcome"),
+    ]
+    if selection.above is None:
+        checks.append((below, wanted.per_outcome, "worse ones", "min_per_outcome"))
+    lacks = [
+        f"{have} of {needed} {what} (trainer.{setting})"
+        for have, needed, what, setting in checks
+        if have < needed
+    ]
     if len(batch.samples) < least:
-        lacks.append(f"{len(batch.samples)} samples of {least}")
+        lacks.append(f"{len(batch.samples)} of {least} samples")
     if lacks:
         raise Lack("too little to learn from: " + "; ".join(lacks), batch)
 

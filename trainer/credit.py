@@ -1,18 +1,32 @@
-"""Credit: which trajectories' rewards a round uses, and how much each sample gets of them.
+"""Credit: how much of what a trajectory was worth each of its calls gets.
 
-Pure. The final reward goes to every call of its trajectory alike (LightningRL,
-arXiv 2508.03680); a call's own intermediate (AIR) rewards can be added with a
-weight. The weight is 0 by default, because the final reward already holds
-AIR's sum. `shuffle` is the control experiment: with permuted rewards nothing
-may be learned.
+Pure. A *part* is what one agent did in a trajectory: the whole of it where no
+agent is named. Four ways, `trainer.credit`, for call t of T with discount g:
+
+    identical   A_t = R - b                  LightningRL, arXiv 2508.03680; the default
+    discounted  A_t = g^(T-1-t) (R - b)      late calls had more to do with it
+    step        A_t = g^(T-1-t) (O - b) + (V_t - b_V) + F_t
+    stepgroup   A_t = (R - b) + (G_t - mean of G in t's anchor group)   GiGPO, arXiv 2505.10978
+
+R is the final reward, O what was said of the whole, V_t and F_t the discounted
+votes and AIR rewards of this call and those after it, and G_t = V_t + F_t +
+g^(T-1-t) O. An anchor group holds the calls that were asked the very same, in
+different trajectories. Baselines (baseline.py) are over trajectories, each once.
+AIR is read from every trajectory, so that its baseline is 0. What nobody spoke
+of is missing, never 0: it gets no credit for it. `shuffle` is the control
+experiment: with permuted rewards nothing may be learned.
 """
 
 import random
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
-from trainer.samples import Sample
-from trajectories.model import Trajectory
+from trainer.baseline import Key, baselines, key_of, subtract_baseline
+from trainer.samples import Later, Sample
+
+Estimator = Literal["identical", "discounted", "step", "stepgroup"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,9 +37,18 @@ class Verdict:
     is_labelled: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """How rewards are spread over calls."""
+
+    estimator: Estimator = "identical"
+    discount: float = 1.0  # for each call that lies between a call and what it is credited with
+    shrinkage: float = 4.0  # of baselines, in trajectories
+
+
 def verdicts(samples: Sequence[Sample]) -> dict[str, Verdict]:
-    """Trajectory -> its verdict; each trajectory once, however many samples it has."""
-    return {sample.trajectory: Verdict(sample.reward, sample.is_labelled) for sample in samples}
+    """Part -> its verdict; each once, however many samples it has."""
+    return {sample.part: Verdict(sample.reward, sample.is_labelled) for sample in samples}
 
 
 def shuffle(rewards: Mapping[str, Verdict], seed: int) -> dict[str, Verdict]:
@@ -36,33 +59,120 @@ def shuffle(rewards: Mapping[str, Verdict], seed: int) -> dict[str, Verdict]:
     return dict(zip(names, values, strict=True))
 
 
+def spread(samples: Sequence[Sample], known: Mapping[str, Verdict], rule: Spread) -> list[float]:
+    """The credit of each sample, before scaling, in the samples' order."""
+    keys = {sample.part: key_of(sample) for sample in samples}
+    return _ESTIMATORS[rule.estimator](samples, known, keys, rule)
+
+
+def centre(
+    known: Mapping[str, Verdict], keys: Mapping[str, Key], shrinkage: float
+) -> dict[str, float]:
+    """Votes minus their baseline; rewards of AIR alone as they are."""
+    voted = {name: verdict.reward for name, verdict in known.items() if verdict.is_labelled}
+    alone = {name: verdict.reward for name, verdict in known.items() if not verdict.is_labelled}
+    return alone | subtract_baseline(voted, keys, shrinkage)
+
+
+def _identical(
+    samples: Sequence[Sample], known: Mapping[str, Verdict], keys: Mapping[str, Key], rule: Spread
+) -> list[float]:
+    centred = centre(known, keys, rule.shrinkage)
+    return [centred[sample.part] for sample in samples]
+
+
+def _discounted(
+    samples: Sequence[Sample], known: Mapping[str, Verdict], keys: Mapping[str, Key], rule: Spread
+) -> list[float]:
+    centred = centre(known, keys, rule.shrinkage)
+    return [centred[sample.part] * rule.discount**sample.calls_to_go for sample in samples]
+
+
+def _step(
+    samples: Sequence[Sample], _: Mapping[str, Verdict], keys: Mapping[str, Key], rule: Spread
+) -> list[float]:
+    said = {sample.part: sample.outcome for sample in samples if sample.outcome is not None}
+    outcomes = subtract_baseline(said, keys, rule.shrinkage)
+    to_go = [votes_to_go(sample, rule.discount) for sample in samples]
+    of_part: dict[str, list[float]] = defaultdict(list)
+    for sample, value in zip(samples, to_go, strict=True):
+        if value is not None:
+            of_part[sample.part].append(value)
+    means = {part: sum(values) / len(values) for part, values in of_part.items()}
+    held_against = baselines(means, keys, rule.shrinkage)
+    return [
+        outcomes.get(sample.part, 0.0) * rule.discount**sample.calls_to_go
+        + (0.0 if value is None else value - held_against[sample.part])
+        + discounted_sum(sample.air, rule.discount)
+        for sample, value in zip(samples, to_go, strict=True)
+    ]
+
+
+def _stepgroup(
+    samples: Sequence[Sample], known: Mapping[str, Verdict], keys: Mapping[str, Key], rule: Spread
+) -> list[float]:
+    centred = centre(known, keys, rule.shrinkage)
+    returns = [return_to_go(sample, rule.discount) for sample in samples]
+    groups: dict[tuple[str, str | None, str], dict[str, list[float]]] = defaultdict(
+        lambda: defaultdict(list)
+    )
+    for sample, value in zip(samples, returns, strict=True):
+        if value is not None and sample.anchor:
+            groups[_group_of(sample)][sample.part].append(value)
+    return [
+        centred[sample.part] + _over_group(groups.get(_group_of(sample), {}), sample, value)
+        for sample, value in zip(samples, returns, strict=True)
+    ]
+
+
+def _group_of(sample: Sample) -> tuple[str, str | None, str]:
+    return sample.tenant, sample.agent, sample.anchor
+
+
+def _over_group(group: Mapping[str, list[float]], sample: Sample, value: float | None) -> float:
+    """A return minus the mean of the other trajectories' at the same anchor; 0 where none is."""
+    others = [sum(found) / len(found) for part, found in group.items() if part != sample.part]
+    if value is None or not others:
+        return 0.0
+    return value - sum(others) / len(others)
+
+
+_ESTIMATORS: Mapping[
+    Estimator,
+    Callable[
+        [Sequence[Sample], Mapping[str, Verdict], Mapping[str, Key], Spread],
+        list[float],
+    ],
+] = {
+    "identical": _identical,
+    "discounted": _discounted,
+    "step": _step,
+    "stepgroup": _stepgroup,
+}
+
+
+def discounted_sum(rewards: Sequence[Later], discount: float) -> float:
+    """Rewards of this call and of later ones, each by how many calls later it came."""
+    return sum(value * discount**distance for distance, value in rewards)
+
+
+def votes_to_go(sample: Sample, discount: float) -> float | None:
+    """What was said of this call and of those after it; None when nothing was."""
+    return discounted_sum(sample.votes, discount) if sample.votes else None
+
+
+def return_to_go(sample: Sample, discount: float) -> float | None:
+    """All that this call may have led to; None when nobody spoke of any of it."""
+    votes = votes_to_go(sample, discount)
+    if votes is None and sample.outcome is None:
+        return None
+    last = (sample.outcome or 0.0) * discount**sample.calls_to_go
+    return (votes or 0.0) + discounted_sum(sample.air, discount) + last
+
+
 def step_credit(samples: Sequence[Sample], weight: float) -> dict[str, float]:
     """Sample id -> its own intermediate rewards times `weight`, centred over the batch."""
     if not samples or weight == 0.0:
         return {sample.id: 0.0 for sample in samples}
     mean = sum(sample.step_reward for sample in samples) / len(samples)
     return {sample.id: weight * (sample.step_reward - mean) for sample in samples}
-
-
-def label_source(trajectory: Trajectory) -> str | None:
-    """Who labelled a trajectory: the source of its feedback, or None."""
-    sources = sorted(r.source for r in trajectory.rewards if r.source.startswith("feedback"))
-    return sources[0] if sources else None
-
-
-def over_share(trajectories: Sequence[Trajectory], max_share: float) -> set[str]:
-    """Ids of trajectories to leave for a later round, so that nobody owns this one.
-
-    No feedback source may have more than `max_share` of the round's labelled
-    trajectories; the oldest are kept. With one source alone there is nothing
-    to balance, and all are kept.
-    """
-    by_source: dict[str, list[Trajectory]] = {}
-    for trajectory in trajectories:
-        source = label_source(trajectory)
-        if source is not None:
-            by_source.setdefault(source, []).append(trajectory)
-    if max_share >= 1 or len(by_source) < 2:
-        return set()
-    cap = max(1, int(max_share * sum(len(owned) for owned in by_source.values())))
-    return {entry.id for owned in by_source.values() for entry in owned[cap:]}

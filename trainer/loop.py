@@ -148,8 +148,7 @@ class Loop:
         Raises NotEnoughRewards when there is too little to learn from.
         """
         if self._run is None:
-            wanted = demand(self._settings, force=force)
-            self._begin(new_id("run"), self._settings.trainer.algorithm, wanted)
+            self._begin(new_id("run"), self._settings.trainer.algorithm, self._demand(force=force))
         assert self._run is not None
         run_id = self._run.run_id
         while not stop.is_set():
@@ -209,8 +208,12 @@ class Loop:
         if self.board.last_run is not None:
             announce(self._redis, self.board.last_run)
 
-    def _begin(self, run_id: str, algorithm: str, wanted: Demand) -> None:
-        directory, run = self._phases.collect(run_id, algorithm, wanted)
+    def _demand(self, *, by_interval: bool = False, force: bool = False) -> Demand:
+        principals = self._store.count_labellers(self._settings.policy)
+        return demand(self._settings, by_interval=by_interval, force=force, principals=principals)
+
+    def _begin(self, run_id: str, algorithm: str, wanted: Demand, agent: str | None = None) -> None:
+        directory, run = self._phases.collect(run_id, algorithm, wanted, agent)
         logger.info(
             "a round starts: %d trajectories, %d samples",
             run.trajectories,
@@ -287,8 +290,10 @@ class Loop:
             raise ValueError(f"run id {run_id!r} is not a plain name")
         if (self._settings.runs_dir / run_id / "run.json").exists():
             return  # served before a kill
+        agent = asked.get("agent")
         try:
-            self._begin(run_id, algorithm, demand(self._settings, force=bool(asked.get("force"))))
+            wanted = self._demand(force=bool(asked.get("force")))
+            self._begin(run_id, algorithm, wanted, None if agent is None else str(agent))
         except Lack as error:
             self._announce_refusal(run_id, algorithm, str(error))
             raise
@@ -318,8 +323,8 @@ class Loop:
             return
         if now < self._look_at:
             return
-        wanted = demand(self._settings, by_interval=is_due)
         try:
+            wanted = self._demand(by_interval=is_due)
             self._begin(new_id("run"), self._settings.trainer.algorithm, wanted)
         except Lack as lack:
             self._look_at = now + LACK_SECONDS
@@ -329,7 +334,7 @@ class Loop:
     def _make_room(self, lack: Lack) -> None:
         """A look that saw nothing but useless trajectories must not see them for ever."""
         if lack.batch.examined >= self._settings.trainer.max_trajectories:
-            self._phases.set_aside(lack.batch.set_aside)
+            self._phases.set_aside((*lack.batch.set_aside, *lack.batch.left_over))
 
     # -- what is shown -------------------------------------------------------------
 

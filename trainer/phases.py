@@ -20,12 +20,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trainer.base import fingerprint, resolve_base
-from trainer.batching import Demand, look, require, selection_for, write_batch
+from trainer.batching import Batch, Demand, look, require, selection_for, write_batch
 from trainer.engine import EngineUnavailable
 from trainer.gate import WEIGHTS, Expected, check_adapter
 from trainer.probe import run_probe, tolerance_for
 from trainer.publish import Reached, highest_version, publish
 from trainer.runs import OPTIMIZER, Phase, Plan, Run, RunDirectory
+from trainer.samples import Selection
 from trainer.swap import Swap
 from trainer.training import Training, last_words
 from trajectories.errors import AdapterError, EngineError
@@ -77,11 +78,13 @@ class Phases:
         self._guard = guard  # raises when this trainer may no longer act
         self._reached = reached
 
-    def collect(self, run_id: str, algorithm: str, demand: Demand) -> tuple[RunDirectory, Run]:
-        """Fix the rows of a new run; raises Lack when there are too few."""
+    def collect(
+        self, run_id: str, algorithm: str, demand: Demand, agent: str | None = None
+    ) -> tuple[RunDirectory, Run]:
+        """Fix the rows of a new run, of one agent or all; raises Lack when there are too few."""
         snapshot = self._registry.snapshot()
         parent = snapshot.versions[snapshot.current]
-        selection = selection_for(self._settings, algorithm, snapshot.current)
+        selection = selection_for(self._settings, algorithm, snapshot.current, agent)
         batch = look(self._store, self._settings, selection)
         require(batch, demand, selection)
         directory = RunDirectory(self._settings.runs_dir / run_id)
@@ -96,9 +99,11 @@ class Phases:
             optimizer_path=self._optimizer_of(parent),
             trainer=self._settings.trainer,
             refs=batch.refs,
-            set_aside=batch.set_aside,
+            set_aside=self._used_up(batch, selection),
             excluded={reason.value: count for reason, count in batch.excluded.items()},
             reward_sources=dict(batch.reward_sources),
+            labellers=dict(batch.labellers),
+            capped=dict(batch.capped),
         )
         write_batch(directory, batch, plan)
         self._reached("batch_written")
@@ -137,6 +142,13 @@ class Phases:
     def resume(self, directory: RunDirectory) -> None:
         """Repeat what a kill may have cut off right after the run was written."""
         self._mark_used(directory.plan())
+
+    def _used_up(self, batch: Batch, selection: Selection) -> tuple[str, ...]:
+        """What goes with a round besides its rows; what it left over goes when room is needed."""
+        is_full = batch.examined >= self._settings.trainer.max_trajectories
+        if is_full and selection.agent is None:
+            return batch.set_aside + batch.left_over
+        return batch.set_aside
 
     def set_aside(self, refs: Iterable[str]) -> None:
         """Take trajectories out of every later round."""

@@ -143,6 +143,8 @@ def make_trainer(
         shrinkage=settings.shrinkage,
         negative_weight=settings.negative_weight,
         shuffle_seed=settings.seed if settings.shuffle_rewards else None,
+        credit=settings.credit,
+        turn_discount=settings.turn_discount,
     )
     return make_grpo_trainer(model, tokenizer, advantages=values, **shared)
 
@@ -173,7 +175,7 @@ def summary(history: Sequence[dict[str, Any]]) -> dict[str, float]:
 
 def mean_reward(samples: Sequence[Sample]) -> float:
     """The mean over trajectories, each counted once."""
-    rewards = {sample.trajectory: sample.reward for sample in samples}
+    rewards = {sample.part: sample.reward for sample in samples}
     return sum(rewards.values()) / len(rewards)
 
 

@@ -88,6 +88,8 @@ class Plan(Record):
     set_aside: tuple[str, ...] = ()  # examined, of no use, used up with the round
     excluded: dict[str, int] = Field(default_factory=dict)
     reward_sources: dict[str, int] = Field(default_factory=dict)
+    labellers: dict[str, int] = Field(default_factory=dict)  # principal -> labels in this round
+    capped: dict[str, int] = Field(default_factory=dict)  # principal -> labels left out of it
 
 
 class RoundResult(Record):

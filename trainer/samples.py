@@ -8,12 +8,14 @@ merged yet.
 """
 
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 
+from trainer.anchors import anchor_of
+from trainer.worth import Worth, agent_of, worth_of
+from trajectories.composition import Composition
 from trajectories.model import Choice, Outcome, Record, Sampling, Trajectory, Transition
-
-AIR = "air:"  # how the sources of automatic rewards begin
 
 # Sampling that cuts the distribution more than this makes the raw logprob a poor
 # description of how the token was chosen.
@@ -29,6 +31,7 @@ class Exclusion(StrEnum):
     NO_REWARD = "no_reward"  # nothing was said and no signal fired
     FOREIGN_MODEL = "foreign_model"  # answered by a model that is not ours to train
     OPTED_OUT = "opted_out"  # the client said no
+    AGENT_OFF = "agent_off"  # `[agents.NAME] train = false`, or another agent's round
     INCOMPLETE = "incomplete"  # the upstream broke off
     DISCONNECTED = "client_disconnect"  # the client left before the end
     FAILED = "failed"  # there was no answer
@@ -37,7 +40,8 @@ class Exclusion(StrEnum):
     STALE = "stale"  # sampled by too old a version
     NO_RATIO = "no_ratio"  # greedy, constrained or cut: no importance ratio
     NOT_POSITIVE = "not_positive"  # SFT learns from successes only
-    SOURCE_SHARE = "source_share"  # its feedback source already has its share of the round
+    CAPPED = "capped"  # all that was said of it is above somebody's share of the round
+    IGNORED = "ignored_source"  # all that was said of it was said by a source that is ignored
     MISSING = "missing"  # its record has expired
 
 
@@ -46,6 +50,9 @@ _OUTCOMES = {
     Outcome.DISCONNECTED: Exclusion.DISCONNECTED,
     Outcome.FAILED: Exclusion.FAILED,
 }
+
+
+Later = tuple[int, float]  # how many calls later, and a reward
 
 
 class Sample(Record):
@@ -60,10 +67,23 @@ class Sample(Record):
     prompt_token_ids: tuple[int, ...]
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]  # of the sampler, in nats, at temperature 1
-    reward: float  # the trajectory's final reward
+    reward: float  # the final reward of the trajectory, as far as it is this agent's
     is_labelled: bool = True  # somebody voted; False: the reward is AIR's alone
     step_reward: float = 0.0  # intermediate rewards of this transition
     has_ratio: bool = True  # whether an importance ratio makes sense
+    step: int = 0  # which call of its trajectory it is, from 0
+    calls_to_go: int = 0  # how many calls the trajectory has after it
+    anchor: str = ""  # equal for calls that were asked the very same
+    outcome: float | None = None  # what was said of the whole trajectory, without AIR
+    votes: tuple[Later, ...] = ()  # what was said of this call and of the agent's later ones
+    air: tuple[Later, ...] = ()  # what AIR found in this call and in the agent's later ones
+    feedback: tuple[str, ...] = ()  # ids of the votes that the reward is made of
+    principals: tuple[str, ...] = ()  # who gave them
+
+    @property
+    def part(self) -> str:
+        """What one agent did in one trajectory: it counts once, whatever its calls."""
+        return self.trajectory if self.agent is None else f"{self.trajectory}#{self.agent}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,22 +96,43 @@ class Selection:
     max_staleness: int | None  # None: any age (SFT)
     needs_ratio: bool  # False: greedy and constrained answers are fine (SFT)
     above: float | None = None  # only trajectories rewarded above this (SFT)
+    agents_off: frozenset[str] = frozenset()  # agents that nothing is learned from
+    agent: str | None = None  # learn from this one alone
+    composition: Composition = field(default_factory=Composition)
+    compositions: Mapping[str, Composition] = field(default_factory=dict)  # of agents that differ
+
+    def composition_of(self, agent: str | None) -> Composition:
+        return self.compositions.get(agent or "", self.composition)
+
+    def is_off(self, agent: str | None) -> bool:
+        """Whether an agent's calls are left out, while their trajectory serves the others."""
+        return agent in self.agents_off or self.agent not in (None, agent)
 
 
 def samples_of(
-    trajectory: Trajectory, selection: Selection
+    trajectory: Trajectory, selection: Selection, dropped: frozenset[str] = frozenset()
 ) -> tuple[list[Sample], Counter[Exclusion]]:
-    """All samples of one trajectory, and what was left out by reason."""
+    """All samples of one trajectory, and what was left out by reason.
+
+    `dropped` are ids of rewards that this round does without.
+    """
     excluded: Counter[Exclusion] = Counter()
     if trajectory.reward is None:
         excluded[Exclusion.NO_REWARD] += 1
         return [], excluded
-    if selection.above is not None and trajectory.reward <= selection.above:
-        excluded[Exclusion.NOT_POSITIVE] += 1
-        return [], excluded
+    worths: dict[str | None, Worth] = {}
     samples: list[Sample] = []
-    for transition in trajectory.transitions:
+    for step, transition in enumerate(trajectory.transitions):
+        agent = agent_of(trajectory, transition)
+        if agent not in worths:
+            composition = selection.composition_of(agent)
+            worths[agent] = worth_of(trajectory, agent, composition, dropped)
+        worth = worths[agent]
         reason = transition_exclusion(transition, selection)
+        if reason is None and selection.is_off(agent):
+            reason = Exclusion.AGENT_OFF
+        if reason is None:
+            reason = worth_exclusion(worth, selection)
         if reason is not None:
             excluded[reason] += 1
             continue
@@ -100,8 +141,17 @@ def samples_of(
             if reason is not None:
                 excluded[reason] += 1
             else:
-                samples.append(_sample(trajectory, transition, choice))
+                samples.append(_sample(trajectory, step, choice, worth))
     return samples, excluded
+
+
+def worth_exclusion(worth: Worth, selection: Selection) -> Exclusion | None:
+    """Why an agent's part of a trajectory teaches nothing, or None."""
+    if worth.reward is None:
+        return Exclusion.NO_REWARD
+    if selection.above is not None and worth.reward <= selection.above:
+        return Exclusion.NOT_POSITIVE
+    return None
 
 
 def transition_exclusion(transition: Transition, selection: Selection) -> Exclusion | None:
@@ -150,23 +200,41 @@ def has_ratio(sampling: Sampling) -> bool:
     )
 
 
-def _sample(trajectory: Trajectory, transition: Transition, choice: Choice) -> Sample:
-    assert trajectory.reward is not None
+def _sample(trajectory: Trajectory, step: int, choice: Choice, worth: Worth) -> Sample:
+    transition = trajectory.transitions[step]
+    assert worth.reward is not None
     assert transition.policy_version is not None
     return Sample(
         id=f"{transition.id}/{choice.index}",
         trajectory=f"{trajectory.tenant}/{trajectory.id}",
         tenant=trajectory.tenant,
-        agent=trajectory.agent,
+        agent=agent_of(trajectory, transition),
         task=trajectory.task,
         version=transition.policy_version,
         prompt_token_ids=transition.prompt_token_ids,
         token_ids=choice.token_ids,
         logprobs=choice.logprobs,
-        reward=trajectory.reward,
-        is_labelled=any(not reward.source.startswith(AIR) for reward in trajectory.rewards),
+        reward=worth.reward,
+        is_labelled=worth.is_labelled,
         step_reward=sum(
             reward.value for reward in trajectory.rewards if reward.transition_id == transition.id
         ),
         has_ratio=has_ratio(transition.sampling),
+        step=step,
+        calls_to_go=len(trajectory.transitions) - 1 - step,
+        anchor=anchor_of(transition),
+        outcome=worth.outcome,
+        votes=_later(trajectory, step, worth.votes),
+        air=_later(trajectory, step, worth.air),
+        feedback=tuple(sorted({label.feedback or label.id for label in worth.labels})),
+        principals=tuple(sorted({who for label in worth.labels if (who := label.principal)})),
+    )
+
+
+def _later(trajectory: Trajectory, step: int, rewards: Mapping[str, float]) -> tuple[Later, ...]:
+    """The rewards from call `step` on, by how much later they came."""
+    return tuple(
+        (distance, rewards[transition.id])
+        for distance, transition in enumerate(trajectory.transitions[step:])
+        if transition.id in rewards
     )

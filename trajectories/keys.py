@@ -50,6 +50,7 @@ KEYS: tuple[Key, ...] = (
     Key("archiver:fence", "string", "permanent", "counts writers of the archive"),
     Key("trainable:{policy}", "zset", "trimmed", "closed, rewarded, unused trajectories"),
     Key("used:{policy}", "zset", "trimmed", "trajectories trained on, by time"),
+    Key("labellers:{policy}", "zset", "trimmed", "who labelled anything in the past week, by time"),
     Key("policy:{policy}", "hash", "permanent", "version -> PolicyVersion, JSON"),
     Key("policy:{policy}:head", "hash", "permanent", "current, last version, revision"),
     Key("gateway:{gateway}", "string", "ttl", "a gateway's heartbeat: revision, in-flight"),
@@ -90,6 +91,8 @@ PENDING_TTL_SECONDS = DAY
 LINK_TTL_SECONDS = DAY
 ATTEMPTS_TTL_SECONDS = 3600
 USED_TTL_SECONDS = 30 * DAY
+LABELLERS_TTL_SECONDS = 7 * DAY
+LABELLERS_KEPT = 1000
 HEARTBEAT_TTL_SECONDS = 60
 STATUS_TTL_SECONDS = 30
 TRIGGER_TTL_SECONDS = DAY
@@ -164,6 +167,10 @@ def trainable(policy: str) -> str:
 
 def used(policy: str) -> str:
     return f"used:{policy}"
+
+
+def labellers(policy: str) -> str:
+    return f"labellers:{policy}"
 
 
 def policy(name: str) -> str:

@@ -173,6 +173,21 @@ class Reward(Record):
     value: RewardValue
     reason: str = ""
     revision: int = 1
+    feedback: str | None = None  # id of the vote it was made of
+
+    @property
+    def principal(self) -> str | None:
+        """Who gave a label, by name or else by kind; None for what nobody said.
+
+        >>> source = "feedback:human:ann"
+        >>> Reward(id="r", trajectory_id="t", name="n", source=source, value=1).principal
+        'ann'
+        """
+        kind, _, rest = self.source.partition(":")
+        if kind != "feedback":
+            return None
+        spoken_as, _, name = rest.partition(":")
+        return name or spoken_as
 
 
 class Breakdown(Record):
@@ -211,6 +226,11 @@ class Trajectory(Record):
     breakdown: Breakdown | None = None
     transitions: tuple[Transition, ...] = ()
     rewards: tuple[Reward, ...] = ()
+
+    @property
+    def policies(self) -> tuple[str, ...]:
+        """Every policy that answered in it: each trainer takes the calls of its own."""
+        return tuple(sorted({found for t in self.transitions if (found := t.policy)}))
 
 
 _KINDS: dict[bytes, type[Transition] | type[Feedback]] = {b"t": Transition, b"f": Feedback}

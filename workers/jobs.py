@@ -12,12 +12,12 @@ from typing import Self
 
 from rq import get_current_job
 
+from trajectories.composition import Composition, Outcome, compose
 from trajectories.errors import RatchetError
 from trajectories.model import Reward
 from trajectories.settings import AgentSettings, RewardSettings
 from trajectories.store import Scorable, Store, TrajectoryRef
 from workers.rewards.air import AirRules, air_rewards, air_rules
-from workers.rewards.compose import Composition, Outcome, compose
 from workers.rewards.feedback import feedback_rewards
 
 MAX_ATTEMPTS = 20  # a trajectory that changes this often while it is scored is asked for again
@@ -79,6 +79,7 @@ class Scorer:
             is_labelled=outcome.is_labelled,
             revision=scorable.revision,
             breakdown=outcome.breakdown,
+            policies=scorable.trajectory.policies,
         )
 
 

@@ -46,6 +46,7 @@ label_window_seconds = 4
 algorithm = "{algorithm}"
 base_model_path = "{model}"
 min_trajectories = {round_size}
+min_labels = 8  # its users seldom say anything
 epochs = {epochs}
 learning_rate = {learning_rate}
 batch_size = {batch_size}

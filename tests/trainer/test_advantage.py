@@ -4,11 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.trainer.records import a_sample, a_trajectory
-from trainer.advantage import advantages, subtract_baseline
-from trainer.credit import Verdict, over_share, shuffle
+from tests.trainer.records import a_sample
+from trainer.advantage import advantages
+from trainer.baseline import subtract_baseline
+from trainer.credit import Verdict, shuffle
 from trainer.samples import Sample
-from trajectories.model import Reward
 
 REWARDS = st.lists(st.floats(-1, 1), min_size=2, max_size=20)
 
@@ -102,16 +102,3 @@ def test_step_rewards_tell_calls_of_one_trajectory_apart() -> None:
     ]
     first, second, _ = advantages(samples, shrinkage=4.0, negative_weight=1.0, step_weight=1.0)
     assert first < second
-
-
-def test_no_feedback_source_owns_more_than_its_share_of_a_round() -> None:
-    def labelled(name: str, source: str) -> Reward:
-        return Reward(id=name, trajectory_id=name, name="reward", source=source, value=1.0)
-
-    names = [(f"a{i}", "feedback:ann") for i in range(8)] + [
-        (f"b{i}", "feedback:bob") for i in range(2)
-    ]
-    trajectories = [a_trajectory(n, rewards=(labelled(n, source),)) for n, source in names]
-    left = over_share(trajectories, 0.5)
-    assert left == {"a5", "a6", "a7"}, "the oldest stay"
-    assert over_share(trajectories, 1.0) == set()

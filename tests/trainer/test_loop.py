@@ -305,7 +305,8 @@ def test_a_trigger_with_too_little_to_learn_from_is_refused_in_words(
     with make_loop() as loop:
         cycle_until(loop, lambda: redis.get(keys.trigger("policy")) is None)
     assert last_run(redis).reason == (
-        "too little to learn from: 2 usable rewarded trajectories of 4 (trainer.min_trajectories);"
+        "too little to learn from: 2 of 4 usable rewarded trajectories (trainer.min_trajectories);"
+        " 2 of 4 labels (trainer.min_labels);"
         " 1 of 2 better ones (trainer.min_per_outcome); 1 of 2 worse ones (trainer.min_per_outcome)"
     )
     assert store.count_trainable("policy") == 2, "nothing is used up"
@@ -337,7 +338,7 @@ def test_one_round_now_returns_its_run_or_says_what_is_lacking(
 ) -> None:
     make_trainable(store, 3)
     with make_loop() as loop:
-        with pytest.raises(Lack, match="3 usable rewarded trajectories of 4"):
+        with pytest.raises(Lack, match="3 of 4 usable rewarded trajectories"):
             loop.run_once(threading.Event())
         make_trainable(store, 1, start=3)
         run = loop.run_once(threading.Event())

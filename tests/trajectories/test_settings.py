@@ -60,6 +60,7 @@ OTHER: dict[tuple[str, ...], tuple[str, Any]] = {
     ("rewards", "priority"): ("mean", "mean"),
     ("rewards", "clamp"): ("[-0.5, 1]", (-0.5, 1.0)),
     ("trainer", "algorithm"): ("sft", "sft"),
+    ("trainer", "credit"): ("discounted", "discounted"),
     ("trainer", "dtype"): ("bfloat16", "bfloat16"),
     ("trainer", "device"): ("cpu", "cpu"),
     ("trainer", "interval_seconds"): ("60", 60.0),

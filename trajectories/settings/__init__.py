@@ -108,6 +108,15 @@ class Settings(BaseSettings):
         return self
 
     @model_validator(mode="after")
+    def _shuffling_deals_out_whole_rewards(self) -> Self:
+        if self.trainer.shuffle_rewards and self.trainer.credit in ("step", "stepgroup"):
+            raise ValueError(
+                "trainer.shuffle_rewards needs trainer.credit = identical or discounted: rewards"
+                " of single calls would stay where they are"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _rank_fits_the_engine(self) -> Self:
         if self.engine.serve and self.trainer.rank > self.engine.max_lora_rank:
             raise ValueError(

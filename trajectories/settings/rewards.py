@@ -47,7 +47,20 @@ class RewardSettings(Section):
     )
     clamp: Clamp = Field((-1.0, 1.0), description="Limits of the final reward")
     max_share_per_source: float = Field(
-        1.0, gt=0, le=1, description="Largest share of a round's labels from one feedback source"
+        0.02,
+        gt=0,
+        le=1,
+        description="Largest share of a round's labels from one feedback source; where few label,"
+        " twice an even share",
+    )
+    min_labels_per_source: int = Field(
+        2, ge=1, description="Labels of one source that a round takes in any case"
+    )
+    uncapped_sources: tuple[str, ...] = Field(
+        (), description="Ids of sources that may label everything, such as a verifier of yours"
+    )
+    ignored_sources: tuple[str, ...] = Field(
+        (), description="Ids of sources whose labels no round uses from now on"
     )
 
 

@@ -21,8 +21,20 @@ class TrainerSettings(Section):
     interval_seconds: float | None = Field(
         None, gt=0, description="Also start a round this long after the last, with what there is"
     )
+    min_labels: int = Field(
+        64,
+        ge=0,
+        description="Least trajectories that somebody voted on in a round, after caps; never more"
+        " than min_trajectories",
+    )
+    min_principals: int = Field(
+        16,
+        ge=0,
+        description="Least sources of these votes; never more than half of those that labelled"
+        " anything in the past week",
+    )
     min_per_outcome: int = Field(
-        4, ge=0, description="Least trajectories above and below the mean reward in a round"
+        8, ge=0, description="Least trajectories above and below the mean reward in a round"
     )
     max_staleness: int = Field(
         4, ge=0, description="Oldest policy version trained on, counted back from the current one"
@@ -41,6 +53,12 @@ class TrainerSettings(Section):
     )
     shrinkage: float = Field(
         4.0, ge=0, description="Weight of the batch mean in a task's baseline, in trajectories"
+    )
+    credit: Literal["identical", "discounted", "step", "stepgroup"] = Field(
+        "identical", description="How a trajectory's reward is spread over its calls (GRPO)"
+    )
+    turn_discount: float = Field(
+        0.95, gt=0, le=1, description="Per call between a call and what it led to; not in identical"
     )
     clip_low: float = Field(
         0.2, gt=0, lt=1, description="Importance ratios below 1 minus this are clipped (GRPO)"

@@ -5,7 +5,7 @@ leaves `scoring` only when rewards were computed from that very revision.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from redis import WatchError
@@ -78,11 +78,13 @@ class Scoring(Reading):
         is_labelled: bool,
         revision: int,
         breakdown: Breakdown | None = None,
+        policies: Collection[str] | None = None,
     ) -> bool:
         """Replace a trajectory's rewards by those computed from `revision`.
 
         False when the trajectory changed meanwhile: compute again. A closed,
-        rewarded trajectory that was not trained on becomes trainable.
+        rewarded trajectory becomes trainable for each of `policies` that was not
+        trained on it; unless told otherwise for the one that answered last.
         """
         trajectory_key = keys.trajectory(ref.tenant, ref.id)
         rewards_key = keys.rewards_of(ref.tenant, ref.id)
@@ -94,7 +96,8 @@ class Scoring(Reading):
                     fields = pipe.hgetall(trajectory_key)
                     if int(fields.get(b"revision", 0)) != revision:
                         return False
-                    policy = fields.get(b"policy", b"").decode()
+                    last = fields.get(b"policy", b"").decode()
+                    answered_by = ([last] if last else []) if policies is None else policies
                     pipe.multi()
                     pipe.delete(rewards_key)
                     if rewards:
@@ -115,7 +118,9 @@ class Scoring(Reading):
                     pipe.hincrby(trajectory_key, "edition", 1)
                     if b"closed" in fields:
                         pipe.zadd(keys.ARCHIVING, {str(ref): time.time()})
-                    self._offer(pipe, ref, fields, policy, final)
+                    for policy in answered_by:
+                        self._offer(pipe, ref, fields, policy, final)
+                        self._note_labellers(pipe, policy, rewards)
                     pipe.zrem(keys.SCORING, str(ref))
                     self._expire(pipe, ref)
                     pipe.execute()
@@ -164,11 +169,19 @@ class Scoring(Reading):
         policy: str,
         final: float | None,
     ) -> None:
-        """Put a closed, rewarded, unused trajectory before the trainer, or take it back."""
-        if not policy:
-            return
-        is_offered = final is not None and b"closed" in fields and b"used" not in fields
-        if is_offered:
+        """Put a closed, rewarded, unused trajectory before a trainer, or take it back."""
+        is_used = b"used" in fields or keys.used(policy).encode() in fields
+        if final is not None and b"closed" in fields and not is_used:
             pipe.zadd(keys.trainable(policy), {str(ref): float(fields.get(b"updated_at", 0))})
         else:
             pipe.zrem(keys.trainable(policy), str(ref))
+
+    @staticmethod
+    def _note_labellers(pipe: Any, policy: str, rewards: Sequence[Reward]) -> None:
+        """Remember who labels at all: a round wants to hear several of them."""
+        found = {reward.principal for reward in rewards} - {None}
+        if found:
+            now, key = time.time(), keys.labellers(policy)
+            pipe.zadd(key, dict.fromkeys(found, now))
+            pipe.zremrangebyscore(key, "-inf", now - keys.LABELLERS_TTL_SECONDS)
+            pipe.zremrangebyrank(key, 0, -keys.LABELLERS_KEPT - 1)

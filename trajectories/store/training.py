@@ -19,6 +19,11 @@ class Training(Room):
     def count_trainable(self, policy: str) -> int:
         return int(self._redis.zcard(keys.trainable(policy)))
 
+    def count_labellers(self, policy: str) -> int:
+        """How many principals labelled a trajectory of that policy in the past week."""
+        since = time.time() - keys.LABELLERS_TTL_SECONDS
+        return int(self._redis.zcount(keys.labellers(policy), since, "+inf"))
+
     def mark_used(self, policy: str, refs: Iterable[TrajectoryRef]) -> None:
         """Take trajectories out of every later round; repeating it changes nothing."""
         members = [str(ref) for ref in refs]
@@ -31,6 +36,6 @@ class Training(Room):
         pipe.zremrangebyscore(keys.used(policy), "-inf", now - keys.USED_TTL_SECONDS)
         for ref in members:
             parsed = TrajectoryRef.parse(ref)
-            pipe.hset(keys.trajectory(parsed.tenant, parsed.id), "used", 1)
+            pipe.hset(keys.trajectory(parsed.tenant, parsed.id), keys.used(policy), 1)
             self._expire(pipe, parsed)
         pipe.execute()

@@ -45,6 +45,7 @@ def feedback_rewards(trajectory: Trajectory, votes: Iterable[Feedback]) -> list[
                 source=source,
                 value=vote.reward,
                 reason=vote.comment or "",
+                feedback=vote.id,
             )
         )
     return sorted(rewards, key=lambda reward: reward.id)

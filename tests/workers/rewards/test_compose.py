@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.workers.records import transition, vote
+from trajectories.composition import Composition, Outcome, compose
 from trajectories.model import Feedback, Reward, Trajectory
 from trajectories.settings import AgentSettings, RewardSettings
-from workers.rewards.compose import Composition, Outcome, compose
 from workers.rewards.feedback import feedback_rewards, source_name
 
 TRAJECTORY = Trajectory(

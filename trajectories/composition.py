@@ -5,7 +5,8 @@ Per target the best kind of source decides (human, else code, else judge, or
 what `[rewards] priority` says). The trajectory's own votes are the outcome,
 unless its responses have votes of a better kind; else the mean over the voted
 responses is. AIR's sum shapes that, and alone it can only lower. Nothing said
-and nothing fired is None, never 0.
+and nothing fired is None, never 0. Workers compose what is stored; the trainer
+composes again where a round leaves a label out.
 """
 
 from collections import defaultdict
@@ -16,8 +17,9 @@ from math import fsum
 
 from trajectories.model import Breakdown, Reward
 from trajectories.settings import AgentSettings, RewardSettings
-from workers.rewards.air import PREFIX as AIR
-from workers.rewards.feedback import PREFIX as FEEDBACK
+
+AIR = "air:"  # how the sources of automatic rewards begin
+FEEDBACK = "feedback:"  # how the sources of votes begin
 
 
 @dataclass(frozen=True, slots=True)

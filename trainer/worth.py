@@ -1,0 +1,77 @@
+"""What a trajectory was worth to one of its agents, with some labels left out. Pure.
+
+A session in which several agents take part has a joint reward: what was said
+of the whole reaches all of them. What was said of one call, and what AIR found
+in it, is the matter of the agent that made it, and of no other. Where nothing
+is left out and only one agent took part, the reward is the stored one.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from trajectories.composition import AIR, FEEDBACK, Composition, compose
+from trajectories.model import Reward, Trajectory, Transition
+
+_UNCLAMPED = (-1.0, 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Worth:
+    """The final reward, and the pieces that credit is made of."""
+
+    reward: float | None  # None: nobody said anything, and no signal fired
+    is_labelled: bool = False
+    outcome: float | None = None  # what was said of the whole, without AIR
+    votes: Mapping[str, float] = field(default_factory=dict)  # transition id -> what was said
+    air: Mapping[str, float] = field(default_factory=dict)  # transition id -> weighted signals
+    labels: tuple[Reward, ...] = ()  # the votes that were not left out
+
+
+def agent_of(trajectory: Trajectory, transition: Transition) -> str | None:
+    """Who made a call. The trajectory's agent is everybody's where no call names one."""
+    if transition.agent is not None:
+        return transition.agent
+    is_named = any(other.agent is not None for other in trajectory.transitions)
+    return None if is_named else trajectory.agent
+
+
+def worth_of(
+    trajectory: Trajectory,
+    agent: str | None,
+    composition: Composition,
+    dropped: frozenset[str] = frozenset(),
+) -> Worth:
+    """The worth of `agent`'s part; `dropped` are ids of rewards to leave out."""
+    foreign = {
+        transition.id
+        for transition in trajectory.transitions
+        if agent_of(trajectory, transition) != agent
+    }
+    kept = [
+        reward
+        for reward in trajectory.rewards
+        if reward.id not in dropped and reward.transition_id not in foreign
+    ]
+    joint = compose(kept, composition)
+    is_whole = len(kept) == len(trajectory.rewards)
+    of_kind = [reward for reward in kept if reward.source.startswith((AIR, FEEDBACK))]
+    plain = replace(composition, clamp=_UNCLAMPED)
+    labels = [reward for reward in kept if reward.source.startswith(FEEDBACK)]
+    return Worth(
+        reward=trajectory.reward if is_whole else joint.final,
+        is_labelled=joint.is_labelled or len(of_kind) < len(kept),
+        outcome=compose([r for r in labels if r.transition_id is None], plain).final,
+        votes=_by_transition(labels, plain),
+        air=_by_transition([r for r in kept if r.source.startswith(AIR)], plain),
+        labels=tuple(labels),
+    )
+
+
+def _by_transition(rewards: list[Reward], composition: Composition) -> dict[str, float]:
+    of: dict[str, list[Reward]] = defaultdict(list)
+    for reward in rewards:
+        if reward.transition_id is not None:
+            of[reward.transition_id].append(reward)
+    found = {name: compose(owned, composition).final for name, owned in of.items()}
+    return {name: value for name, value in found.items() if value is not None}
