@@ -5,6 +5,7 @@
     |-- SpoolError             the write-ahead spool refused a record
     |   `-- SpoolFull          its byte budget is used up
     |-- RecordError            stored or received bytes are not a record
+    |-- ArchiveError           a file of the archive is damaged, or could not be written
     |-- UnknownTarget          feedback names something that was never recorded
     |-- RegistryError          a policy version cannot make that move
     |-- AdapterError           an adapter directory must not serve: says why
@@ -34,6 +35,10 @@ class SpoolFull(SpoolError):
 
 class RecordError(RatchetError):
     """Bytes that should hold a record do not."""
+
+
+class ArchiveError(RatchetError):
+    """A file of the archive is damaged, or could not be written."""
 
 
 class UnknownTarget(RatchetError):
