@@ -101,6 +101,9 @@ def process_specs(
         ProcessSpec("dispatcher", [PYTHON, "-m", "workers", "dispatcher"], environment),
         ProcessSpec("worker", [PYTHON, "-m", "workers", "worker"], environment),
     ]
+    if settings.archive.enabled:
+        archiver = [PYTHON, "-m", "workers", "archiver"]
+        specs.append(ProcessSpec("archiver", archiver, environment, stop_seconds=30))
     if with_trainer:
         specs.append(ProcessSpec("trainer", [PYTHON, "-m", "trainer"], environment))
     specs.append(

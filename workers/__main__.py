@@ -1,4 +1,4 @@
-"""`python -m workers dispatcher` and `python -m workers worker`: the two scoring processes.
+"""`python -m workers dispatcher`, `worker`, `archiver`: what stands between gateway and trainer.
 
 Parses arguments first and imports after, so that `--help` is quick. Settings
 come from `ratchet.toml` and the environment (docs/settings.md).
@@ -14,12 +14,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m workers", description=__doc__)
     parser.add_argument(
         "process",
-        choices=("dispatcher", "worker"),
-        help="dispatcher: streams to the store and the queue. worker: runs reward jobs",
+        choices=("dispatcher", "worker", "archiver"),
+        help="dispatcher: streams to the store and the queue. worker: runs reward jobs."
+        " archiver: what was scored to the archive",
     )
     process = parser.parse_args(arguments).process
 
     from trajectories.errors import SettingsError
+    from trajectories.lease import LeaseHeld
     from trajectories.settings import load_settings
     from trajectories.signals import stop_on_signals
 
@@ -31,6 +33,10 @@ def main(arguments: list[str] | None = None) -> int:
             from workers.dispatcher import build_dispatcher
 
             build_dispatcher(settings).run(stop)
+        elif process == "archiver":
+            from workers.archiver import build_archiver
+
+            build_archiver(settings).run(stop)
         else:
             from workers.worker import run_worker
 
@@ -38,6 +44,9 @@ def main(arguments: list[str] | None = None) -> int:
     except SettingsError as error:
         logging.getLogger(__name__).error("%s", error)  # noqa: TRY400 - the message says it all
         return 2
+    except LeaseHeld as error:
+        logging.getLogger(__name__).error("%s", error)  # noqa: TRY400 - as above
+        return 4
     return 0
 
 

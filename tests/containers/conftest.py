@@ -29,7 +29,7 @@ FILES = ("docker-compose.yml", "tests/containers/compose.test.yml")
 BASE_IMAGE = "python:3.11-slim-bookworm"
 VLLM_STAND_IN = "ratchet-vllm-stand-in:test"
 MODEL = "base"
-SERVICES = ("redis", "vllm", "gateway", "dispatcher", "worker")
+SERVICES = ("redis", "vllm", "gateway", "dispatcher", "worker", "archiver")
 HOW = "set RATCHET_CONTAINER_LAB=1 to make a private one (root; docs/containers.md)"
 
 
@@ -240,7 +240,7 @@ def built(
             "VLLM_IMAGE": VLLM_STAND_IN,
         },
     )
-    project.compose("build", "-q", "gateway", "dispatcher", "worker", timeout=900)
+    project.compose("build", "-q", "gateway", "dispatcher", "worker", "archiver", timeout=900)
     context = tmp_path_factory.mktemp("vllm")
     shutil.copy(HERE / "Dockerfile.vllm", context / "Dockerfile")
     shutil.copy(ROOT / "tests/fakes/vllm.py", context / "vllm.py")

@@ -56,7 +56,7 @@ def seconds(value: str) -> int:
 
 def test_the_loop_is_one_compose_up() -> None:
     loop = {name for name, service in SERVICES.items() if "profiles" not in service}
-    assert loop == {"gateway", "redis", "dispatcher", "worker", "trainer", "vllm"}
+    assert loop == {"gateway", "redis", "dispatcher", "worker", "archiver", "trainer", "vllm"}
     assert set(SERVICES) == loop | OBSERVABILITY
     assert all(SERVICES[name]["profiles"] == ["observability"] for name in OBSERVABILITY)
     assert COMPOSE["name"] == "ratchet"
@@ -222,7 +222,11 @@ def test_the_gateway_may_drain_before_it_is_killed() -> None:
 
 
 def test_the_gateway_writes_its_spool_and_nothing_else() -> None:
-    assert SERVICES["gateway"]["volumes"] == ["spool:/var/lib/ratchet/spool"]
+    assert SERVICES["gateway"]["volumes"] == [
+        "spool:/var/lib/ratchet/spool",
+        "archive:/var/lib/ratchet/archive:ro",
+    ]
+    assert SERVICES["archiver"]["volumes"] == ["archive:/var/lib/ratchet/archive"]
 
 
 def test_vllm_reads_what_the_trainer_writes_at_the_same_path() -> None:

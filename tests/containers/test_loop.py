@@ -13,7 +13,7 @@ import pytest
 
 pytestmark = [pytest.mark.containers, pytest.mark.timeout(1500)]
 
-SERVICES = ("redis", "vllm", "gateway", "dispatcher", "worker")
+SERVICES = ("redis", "vllm", "gateway", "dispatcher", "worker", "archiver")
 
 
 def chat(project: Any, session: str, content: str = "hello") -> str:

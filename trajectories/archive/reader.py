@@ -20,7 +20,7 @@ from trajectories.archive.segments import damaged, parse_line, read_line, read_l
 from trajectories.errors import ArchiveError, RecordError
 from trajectories.store.refs import TrajectoryRef
 
-INDEX_BYTES = 64 << 20  # of indexes kept in memory
+INDEX_BYTES = 256 << 20  # of indexes kept in memory: 13 million trajectories
 LOOK_SECONDS = 5.0  # how old a listing may be
 
 Spot = tuple[int, tuple[int, int], int]  # edition, order of the segment, place in it
@@ -34,6 +34,7 @@ class Archive:
         self._look_seconds = look_seconds
         self._looked_at = float("-inf")
         self._manifests: dict[str, tuple[str, Manifest]] = {}
+        self._by_tenant: dict[str, list[Manifest]] = {}
         self._indexes: OrderedDict[str, Index] = OrderedDict()
         self._index_bytes = 0
 
@@ -54,12 +55,15 @@ class Archive:
             except RecordError as error:
                 raise ArchiveError(f"{name} is no manifest of the archive: {error}") from error
             self._manifests[name] = (mark, manifest)
+        self._by_tenant = {}
+        for name in sorted(self._manifests):
+            manifest = self._manifests[name][1]
+            self._by_tenant.setdefault(manifest.tenant, []).append(manifest)
         self._looked_at = time.monotonic()
 
     def manifests(self) -> dict[str, Manifest]:
         """All segments by the name of their manifest, in the order of names."""
-        if time.monotonic() - self._looked_at >= self._look_seconds:
-            self.refresh()
+        self._look()
         return {name: self._manifests[name][1] for name in sorted(self._manifests)}
 
     def read(self, ref: TrajectoryRef) -> Archived | None:
@@ -81,11 +85,10 @@ class Archive:
     def scan(self, filters: Filters | None = None) -> Iterator[Archived]:
         """The last edition of every trajectory that is wanted, tenant by tenant."""
         filters = filters or Filters()
-        by_tenant: dict[str, list[Manifest]] = {}
-        for manifest in self.manifests().values():
-            if filters.tenant in (None, manifest.tenant):
-                by_tenant.setdefault(manifest.tenant, []).append(manifest)
-        for manifests in by_tenant.values():
+        self._look()
+        for tenant, manifests in self._by_tenant.items():
+            if filters.tenant not in (None, tenant):
+                continue
             last = self._repeated(manifests)
             for manifest in manifests:
                 if filters.may_accept(manifest):
@@ -117,6 +120,10 @@ class Archive:
             self._index_bytes -= dropped.nbytes
         return index
 
+    def _look(self) -> None:
+        if time.monotonic() - self._looked_at >= self._look_seconds:
+            self.refresh()
+
     def _scan_segment(
         self, manifest: Manifest, filters: Filters, last: dict[int, Spot]
     ) -> Iterator[Archived]:
@@ -133,9 +140,8 @@ class Archive:
         digest = digest_of(ref)
         best: tuple[int, tuple[int, int]] = (-1, (-1, -1))
         found = None
-        for manifest in self.manifests().values():
-            if manifest.tenant != ref.tenant:
-                continue
+        self._look()
+        for manifest in self._by_tenant.get(ref.tenant, ()):
             entry = self.index(manifest).find(digest)
             if entry is not None and (entry.edition, manifest.order) > best:
                 best, found = (entry.edition, manifest.order), (manifest, entry)

@@ -104,7 +104,11 @@ class TableDraft:
             ]
         )
         self._writer: Any = pyarrow.parquet.ParquetWriter(
-            path, self._schema, compression="zstd", use_dictionary=["tenant"]
+            path,
+            self._schema,
+            compression="zstd",
+            use_dictionary=["tenant"],
+            write_page_checksum=True,
         )
 
     def add(self, block: list[tuple[Head, bytes]]) -> list[int]:
@@ -181,8 +185,8 @@ def parse_line(line: bytes, manifest: Manifest) -> dict[str, Any]:
 def damaged(manifest: Manifest, reason: str) -> ArchiveError:
     """The error that says which file, and what to do."""
     return ArchiveError(
-        f"{manifest.file} of the archive is damaged ({reason}): put a sound copy in its place, or"
-        " delete its manifest to go on without it"
+        f"{manifest.file} of the archive is damaged ({' '.join(reason.split())}):"
+        " put a sound copy in its place, or delete its manifest to go on without it"
     )
 
 
@@ -208,7 +212,7 @@ def _block(frame: bytes) -> bytes:
 def _parquet(file: Any) -> Any:
     import pyarrow.parquet
 
-    return pyarrow.parquet.ParquetFile(file)
+    return pyarrow.parquet.ParquetFile(file, page_checksum_verification=True)
 
 
 def _table_lines(place: Place, manifest: Manifest) -> Iterator[tuple[int, bytes]]:

@@ -100,6 +100,11 @@ class Writer:
         self.rows = 0
         self.nbytes = 0  # before compression
 
+    @property
+    def fence(self) -> int:
+        """What is in all its names, and in nobody else's."""
+        return self._fence
+
     @classmethod
     def with_new_fence(cls, place: Place, redis: Redis, **options: Any) -> Self:
         """A writer whose names nobody else uses, and nobody will."""

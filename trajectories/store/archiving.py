@@ -4,6 +4,7 @@ Each scoring of a closed trajectory raises its `edition` and puts it into
 `archiving`; it leaves only when that very edition lies in the archive.
 """
 
+import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -118,6 +119,7 @@ class Archiving(Scoring):
 
     def hold(self, refs: Sequence[TrajectoryRef]) -> None:
         """Keep trajectories for a whole time to live more: the archive cannot take them now."""
+        now = time.time()
         for ref in refs:
             pipe = self._redis.pipeline(transaction=False)
             pipe.zrange(keys.transitions_of(ref.tenant, ref.id), 0, -1)
@@ -125,6 +127,7 @@ class Archiving(Scoring):
             ids = [entry for found in pipe.execute() for entry in found]
             pipe = self._redis.pipeline(transaction=False)
             self._expire(pipe, ref)
+            pipe.zadd(keys.ARCHIVING, {str(ref): now}, xx=True)  # else `expire_archiving` drops it
             for entry in ids:
                 pipe.expire(
                     keys.transition(ref.tenant, entry.decode()), keys.TRAJECTORY_TTL_SECONDS
