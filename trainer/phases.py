@@ -204,6 +204,8 @@ class Phases:
             metrics=run.metrics,
             reached=self._reached,
         )
+        refs = (TrajectoryRef.parse(ref) for ref in directory.plan().refs)
+        self._store.note_trained(run.policy, run.version, refs)
         run = run.model_copy(update={"model": path.name, "path": str(path)})
         try:
             manifest = check_adapter(path, self._expected())

@@ -26,7 +26,7 @@ KEYS: tuple[Key, ...] = (
     Key("transition:{tenant}:{id}", "string", "ttl", "one transition, JSON"),
     Key("trajectory:{tenant}:{id}", "hash", "ttl", "agent, task, times, revision, reward"),
     Key("trajectory:{tenant}:{id}:transitions", "zset", "ttl", "transition ids by start time"),
-    Key("trajectory:{tenant}:{id}:feedback", "hash", "ttl", "vote identity -> feedback, JSON"),
+    Key("trajectory:{tenant}:{id}:feedback", "hash", "ttl", "feedback id -> feedback, JSON"),
     Key("trajectory:{tenant}:{id}:rewards", "hash", "ttl", "reward id -> reward, JSON"),
     Key("trajectory:{tenant}:{id}:superseded", "zset", "ttl", "attempts that a retry replaced"),
     Key("alias:{tenant}:{id}", "string", "ttl", "another id of a trajectory -> its own"),
@@ -40,9 +40,11 @@ KEYS: tuple[Key, ...] = (
         "what records are known by: digest -> time, member",
     ),
     Key("kept:{tenant}:{id}", "string", "ttl", "a response that may be asked for again, JSON"),
-    Key("feedback:{tenant}:{id}", "string", "ttl", "one feedback item, JSON"),
-    Key("pending:{tenant}:{target}", "hash", "ttl", "feedback whose target is not known yet"),
-    Key("pending", "zset", "trimmed", "targets waited for, by expiry"),
+    Key("feedback:{tenant}:{id}", "hash", "ttl", "one vote, JSON, and what became of it"),
+    Key("votes:{tenant}", "zset", "ttl", "ids of votes by the time they came, 30 days"),
+    Key("pending:{tenant}:{name}", "set", "ttl", "votes that wait for what has that name"),
+    Key("pending:{tenant}", "zset", "ttl", "votes that wait, by when they expire"),
+    Key("pending", "zset", "trimmed", "tenants with votes that wait, by the last expiry"),
     Key("open", "zset", "trimmed", "trajectories not closed, by last activity"),
     Key("scoring", "zset", "trimmed", "changed and not yet scored, by when a job is due"),
     Key("archiving", "zset", "trimmed", "scored and not yet archived, by when they were scored"),
@@ -51,6 +53,7 @@ KEYS: tuple[Key, ...] = (
     Key("trainable:{policy}", "zset", "trimmed", "closed, rewarded, unused trajectories"),
     Key("used:{policy}", "zset", "trimmed", "trajectories trained on, by time"),
     Key("labellers:{policy}", "zset", "trimmed", "who labelled anything in the past week, by time"),
+    Key("trained:{policy}:{version}", "set", "ttl", "trajectories that a version was trained on"),
     Key("policy:{policy}", "hash", "permanent", "version -> PolicyVersion, JSON"),
     Key("policy:{policy}:head", "hash", "permanent", "current, last version, revision"),
     Key("gateway:{gateway}", "string", "ttl", "a gateway's heartbeat: revision, in-flight"),
@@ -157,8 +160,16 @@ def feedback(tenant: str, feedback_id: str) -> str:
     return f"feedback:{tenant}:{feedback_id}"
 
 
-def pending_of(tenant: str, target: str) -> str:
-    return f"pending:{tenant}:{target}"
+def votes(tenant: str) -> str:
+    return f"votes:{tenant}"
+
+
+def pending_of(tenant: str, name: str) -> str:
+    return f"pending:{tenant}:{name}"
+
+
+def pending(tenant: str) -> str:
+    return f"pending:{tenant}"
 
 
 def trainable(policy: str) -> str:
@@ -171,6 +182,10 @@ def used(policy: str) -> str:
 
 def labellers(policy: str) -> str:
     return f"labellers:{policy}"
+
+
+def trained(policy_name: str, version: int) -> str:
+    return f"trained:{policy_name}:{version}"
 
 
 def policy(name: str) -> str:

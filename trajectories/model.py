@@ -5,6 +5,7 @@ workers and the trainer. They are frozen: a later stage adds a new record, it
 never edits one. OpenAI bodies stay plain dictionaries on purpose.
 """
 
+import hashlib
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
 
@@ -124,16 +125,24 @@ class FeedbackSource(Record):
 class Feedback(Record):
     """What a client posted, validated and translated to a reward value.
 
-    Exactly one of `response_id` and `trajectory_id` is the target. `identity`
-    says which vote this is: a later one with the same identity replaces it.
+    Exactly one of `response_id`, `named` and `trajectory_id` is the target. `named`
+    is `kind:value`, something a transition can be found by (`trajectories.names`);
+    `step` makes a transition of a trajectory the target. Without an id of its own
+    the target, the name and the source say which vote this is: a later one
+    replaces it (`trajectories.standing`).
     """
 
     id: str
-    identity: str
+    identity: str  # equal for votes of which the last one counts
     tenant: str = "default"
     response_id: str | None = None
+    named: str | None = None
     trajectory_id: str | None = None
+    step: int | None = None  # the n-th transition; negative: from the end, as it was then
+    within: str | None = None  # the trajectory in which a transition was said to be
+    transition_id: str | None = None  # filled in when it was found
     name: str = "reward"
+    form: Literal["value", "reward", "thumb", "rating"] | None = None  # how the worth was said
     reward: RewardValue | None = None
     value: bool | FiniteFloat | str | None = None
     comment: str | None = None
@@ -141,21 +150,44 @@ class Feedback(Record):
     source: FeedbackSource = FeedbackSource()
     metadata: dict[str, Any] = Field(default_factory=dict)
     is_final: bool = False
+    has_own_id: bool = False  # the client named it: the first body under that id counts
     received_at: FiniteFloat
+    retracted_at: FiniteFloat | None = None
 
     @model_validator(mode="after")
     def _has_one_target(self) -> Self:
-        if (self.response_id is None) == (self.trajectory_id is None):
-            raise ValueError("exactly one of response_id and trajectory_id is the target")
+        targets = (self.response_id, self.named, self.trajectory_id)
+        if sum(target is not None for target in targets) != 1:
+            raise ValueError("exactly one of response_id, named and trajectory_id is the target")
         return self
 
     @property
     def target(self) -> str:
         """The id that has to be known before this can be joined."""
-        target = self.response_id or self.trajectory_id
+        target = self.response_id or self.named or self.trajectory_id
         if target is None:
             raise RecordError(f"feedback {self.id} has no target")
         return target
+
+    @property
+    def digest(self) -> str:
+        """Equal for equal bodies, whenever they came."""
+        said = self.model_dump(mode="json", exclude={"received_at", "transition_id"})
+        return hashlib.blake2b(orjson.dumps(said), digest_size=16).hexdigest()
+
+    def erased(self, at: float) -> Self:
+        """What is left of a vote that was taken back: what it was about, and when it came."""
+        nothing: dict[str, Any] = {"reward": None, "value": None, "form": None}
+        nothing |= {"comment": None, "correction": None, "metadata": {}, "retracted_at": at}
+        return self.model_copy(update=nothing)
+
+
+class Retraction(Record):
+    """A client took its vote back."""
+
+    feedback_id: str
+    tenant: str = "default"
+    received_at: FiniteFloat
 
 
 class Reward(Record):
@@ -233,16 +265,18 @@ class Trajectory(Record):
         return tuple(sorted({found for t in self.transitions if (found := t.policy)}))
 
 
-_KINDS: dict[bytes, type[Transition] | type[Feedback]] = {b"t": Transition, b"f": Feedback}
+Recorded = Transition | Feedback | Retraction
+
+_KINDS: dict[bytes, type[Recorded]] = {b"t": Transition, b"f": Feedback, b"r": Retraction}
+_BYTES = {record_type: kind for kind, record_type in _KINDS.items()}
 
 
-def pack_record(record: Transition | Feedback) -> bytes:
+def pack_record(record: Recorded) -> bytes:
     """The payload of the spool and of the stream: one kind byte, then JSON."""
-    kind = b"t" if isinstance(record, Transition) else b"f"
-    return kind + record.to_json()
+    return _BYTES[type(record)] + record.to_json()
 
 
-def unpack_record(payload: bytes) -> Transition | Feedback:
+def unpack_record(payload: bytes) -> Recorded:
     """The inverse of `pack_record`; raises RecordError on anything else."""
     record_type = _KINDS.get(payload[:1])
     if record_type is None:

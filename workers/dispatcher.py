@@ -18,7 +18,7 @@ from redis.exceptions import RedisError
 
 from trajectories import keys
 from trajectories.connection import connect
-from trajectories.model import Feedback, Transition, unpack_record
+from trajectories.model import Recorded, Retraction, Transition, unpack_record
 from trajectories.queues import reward_queue
 from trajectories.settings import Settings
 from trajectories.store import Store
@@ -28,8 +28,6 @@ from workers.timing import Timer, Timing
 from workers.traffic import Entry, Traffic
 
 log = logging.getLogger(__name__)
-
-Record = Transition | Feedback
 
 
 class Dispatcher:
@@ -108,7 +106,7 @@ class Dispatcher:
                 self._apply(entry, record)
         self._traffic.acknowledge(entries)
 
-    def _read(self, entry: Entry) -> Record | None:
+    def _read(self, entry: Entry) -> Recorded | None:
         """The record of an entry; what is none is set aside."""
         try:
             return unpack_record(entry.payload)
@@ -116,11 +114,13 @@ class Dispatcher:
             self._quarantine(entry, traceback.format_exc(limit=-3))
             return None
 
-    def _apply(self, entry: Entry, record: Record) -> None:
+    def _apply(self, entry: Entry, record: Recorded) -> None:
         """The effect of one record, or its quarantine; raises only when Redis cannot answer."""
         try:
             if isinstance(record, Transition):
                 self._linker.add(record)
+            elif isinstance(record, Retraction):
+                self._store.retract(record)
             else:
                 self._store.add_feedback(record)
         except RedisError:
@@ -155,7 +155,7 @@ class Dispatcher:
         self._is_well = error is None
 
 
-def _when(record: Record | None) -> float:
+def _when(record: Recorded | None) -> float:
     """When a call began or a vote came, in unix seconds."""
     if record is None:
         return 0.0

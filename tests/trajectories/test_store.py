@@ -11,7 +11,8 @@ from trajectories import keys
 from trajectories.errors import RecordError
 from trajectories.ids import trajectory_id
 from trajectories.model import Feedback, Reward
-from trajectories.store import Store, TrajectoryRef
+from trajectories.standing import standing_votes
+from trajectories.store import Place, Store, TrajectoryRef
 
 REF = TrajectoryRef("default", "traj_a")
 ONE = "chatcmpl-traj_a-0"
@@ -120,16 +121,14 @@ def test_a_vote_that_arrives_while_another_is_joined_is_kept(store: Store, redis
     late = vote(-1.0, response=ONE, name="tone")
 
     class Interrupted(Store):
-        def _attach(self, ref: TrajectoryRef, feedback: Feedback) -> None:
-            super()._attach(ref, feedback)
-            key = keys.pending_of("default", ONE)
-            redis.hset(key, late.id, late.to_json())
-            redis.expire(key, keys.PENDING_TTL_SECONDS)
+        def _settle(self, tenant: str, vote_id: str) -> TrajectoryRef | None:
+            if vote_id != late.id:
+                self.add_feedback(late)
+            return super()._settle(tenant, vote_id)
 
     store.add_feedback(vote(1.0, response=ONE))
     Interrupted(redis).add_transition(transition(0))
-    assert redis.hkeys(keys.pending_of("default", ONE)) == [late.id.encode()]
-    store.add_transition(transition(0))
+    assert store.count_pending() == 0
     scorable = store.scorable(REF)
     assert scorable is not None
     assert len(scorable.feedback) == 2
@@ -139,11 +138,11 @@ def test_a_vote_whose_target_arrives_while_it_is_put_aside_is_joined(redis: Any)
     class Overtaken(Store):
         answers = 0
 
-        def resolve(self, feedback: Feedback) -> TrajectoryRef | None:
+        def places(self, vote: Feedback) -> list[Place]:
             self.answers += 1
             if self.answers == 1:
-                return None  # and now the transition comes, and finds nothing pending
-            return super().resolve(feedback)
+                return []  # and now the transition comes, and finds nothing pending
+            return super().places(vote)
 
     store = Overtaken(redis)
     store.add_transition(transition(0))
@@ -160,7 +159,8 @@ def test_a_later_vote_replaces_and_an_older_one_does_not(store: Store) -> None:
         store.add_feedback(vote(reward, response=ONE, at=at))
     scorable = store.scorable(REF)
     assert scorable is not None
-    assert [entry.reward for entry in scorable.feedback] == [-1.0]
+    standing = standing_votes(scorable.trajectory.transitions, scorable.feedback)
+    assert [entry.reward for entry in standing] == [-1.0]
     assert store.counts()["feedback"] == 3
 
 

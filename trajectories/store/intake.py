@@ -57,6 +57,7 @@ class Intake(Votes):
                         alias_key = keys.alias(ref.tenant, other)
                         pipe.set(alias_key, ref.id, ex=keys.TRAJECTORY_TTL_SECONDS)
                     self._note_kin(pipe, transition, linkage)
+                    self._note_names(pipe, transition)
                     self._expire(pipe, ref)
                     pipe.zadd(keys.OPEN, {str(ref): finished_at}, gt=True)
                     pipe.zadd(keys.SCORING, {str(ref): time.time()}, nx=True)
@@ -67,11 +68,12 @@ class Intake(Votes):
                     break
                 except WatchError:
                     continue
-        # Also when it was there: a dispatcher killed in between leaves these undone.
-        targets = (ref.id, transition.response_id, task_id, linkage.given_id)
-        self._join_pending(ref, dict.fromkeys(name for name in targets if name))
+        # Also when it was there: a dispatcher killed in between leaves these undone. Votes come
+        # last: what a retry replaced is no target.
         if linkage.call is not None:
             self._settle_attempts(ref.tenant, linkage.call)
+        known_as = (ref.id, task_id, linkage.given_id)
+        self._join_pending(transition, dict.fromkeys(name for name in known_as if name))
         return stored is None
 
     @staticmethod

@@ -15,6 +15,7 @@ COUNTS = (
     "rewarded",
     "labelled",
     "feedback",
+    "expired",
     "quarantined",
     "archived",
     "archive_failures",

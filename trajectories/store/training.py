@@ -39,3 +39,22 @@ class Training(Room):
             pipe.hset(keys.trajectory(parsed.tenant, parsed.id), keys.used(policy), 1)
             self._expire(pipe, parsed)
         pipe.execute()
+
+    def note_trained(self, policy: str, version: int, refs: Iterable[TrajectoryRef]) -> None:
+        """Remember which trajectories a version was trained on; repeating it changes nothing."""
+        members = [str(ref) for ref in refs]
+        if members:
+            key = keys.trained(policy, version)
+            pipe = self._redis.pipeline(transaction=True)
+            pipe.sadd(key, *members)
+            pipe.expire(key, keys.USED_TTL_SECONDS)
+            pipe.execute()
+
+    def used_by(self, policy: str, versions: Iterable[int], ref: TrajectoryRef) -> list[int]:
+        """Those of a policy's versions that were trained on a trajectory."""
+        asked = sorted(versions)
+        pipe = self._redis.pipeline(transaction=False)
+        for version in asked:
+            pipe.sismember(keys.trained(policy, version), str(ref))
+        found = pipe.execute() if asked else []
+        return [version for version, is_used in zip(asked, found, strict=True) if is_used]

@@ -1,112 +1,251 @@
 """Votes: feedback, joined to what it is about or waiting for it.
 
-What was said of a trajectory and what was recorded of it may arrive in any
-order; feedback whose target is not known yet waits under the target's name.
+Votes, their retractions and what they are about may arrive in any order and
+more than once. So an item is what is known of it (a vote, a retraction, that it
+expired), and `_settle` brings its effect to where that says it belongs: one
+entry, under the vote's id, in the votes of one trajectory. Which votes stand
+is decided when rewards are computed (`trajectories.standing`).
 """
 
 import time
 from collections.abc import Iterable
+from typing import Any
 
 from redis import WatchError
 
 from trajectories import keys
-from trajectories.model import Feedback
-from trajectories.store.reading import Reading
+from trajectories.model import Feedback, Retraction, Transition
+from trajectories.names import (
+    SHARED,
+    TRAJECTORY,
+    indexed_names,
+    name_digest,
+    names_of_transition,
+    names_of_vote,
+)
+from trajectories.store.index import Entry
+from trajectories.store.items import Item, read_item
 from trajectories.store.refs import TrajectoryRef
+from trajectories.store.targets import Place, Targets
 
 
-class Votes(Reading):
-    """Stores votes and finds their targets."""
+class Votes(Targets):
+    """Stores votes and joins them to their targets."""
 
     def add_feedback(self, feedback: Feedback) -> TrajectoryRef | None:
         """Store a vote and join it; None when its target is not known yet.
 
-        An older vote never replaces a newer one of the same identity, so the
-        order of arrival does not matter.
+        Of two bodies under one id the one that was received first counts,
+        whichever arrives first here.
         """
-        ref = self.resolve(feedback)
-        item_key = keys.feedback(feedback.tenant, feedback.id)
-        if self._redis.set(item_key, feedback.to_json(), ex=keys.FEEDBACK_TTL_SECONDS, nx=True):
-            self._redis.hincrby(keys.COUNTS, "feedback", 1)
-        if ref is not None:
-            self._attach(ref, feedback)
-            return ref
-        pending_key = keys.pending_of(feedback.tenant, feedback.target)
-        pipe = self._redis.pipeline(transaction=True)
-        pipe.hset(pending_key, feedback.id, feedback.to_json())
-        pipe.expire(pending_key, keys.PENDING_TTL_SECONDS)
-        pipe.zadd(
-            keys.PENDING,
-            {f"{feedback.tenant}/{feedback.target}": time.time() + keys.PENDING_TTL_SECONDS},
-        )
-        pipe.execute()
-        ref = self.resolve(feedback)  # its target may have arrived in between
-        if ref is not None:
-            self._attach(ref, feedback)
-            self._forget_pending(feedback.tenant, feedback.target, [feedback.id])
-        return ref
+        self._admit(feedback)
+        return self._settle(feedback.tenant, feedback.id)
 
-    def resolve(self, feedback: Feedback) -> TrajectoryRef | None:
-        """The trajectory a vote is about, if it was recorded."""
-        if feedback.response_id is not None:
-            found = self._redis.get(keys.response(feedback.tenant, feedback.response_id))
-            return TrajectoryRef(feedback.tenant, found.split()[0].decode()) if found else None
-        return self.locate(TrajectoryRef(feedback.tenant, feedback.target))
-
-    def feedback(self, tenant: str, feedback_id: str) -> Feedback | None:
-        """One feedback item as it was posted."""
-        raw = self._redis.get(keys.feedback(tenant, feedback_id))
-        return Feedback.from_json(raw) if raw else None
-
-    def count_pending(self) -> int:
-        """How many targets feedback is waiting for."""
-        return int(self._redis.zcard(keys.PENDING))
-
-    def expire_pending(self, now: float) -> int:
-        """Forget targets that never came; returns how many."""
-        return int(self._redis.zremrangebyscore(keys.PENDING, "-inf", now))
-
-    def _attach(self, ref: TrajectoryRef, feedback: Feedback) -> None:
-        votes_key = keys.feedback_of(ref.tenant, ref.id)
-        trajectory_key = keys.trajectory(ref.tenant, ref.id)
+    def retract(self, retraction: Retraction) -> None:
+        """Erase what a vote said, and its effect. It may come before the vote, and twice."""
+        key = keys.feedback(retraction.tenant, retraction.feedback_id)
         with self._redis.pipeline() as pipe:
             while True:
                 try:
-                    pipe.watch(votes_key)
-                    if not pipe.hexists(trajectory_key, "started_at"):
-                        return  # it expired just now
-                    before = pipe.hget(votes_key, feedback.identity)
-                    if before is not None:
-                        older = Feedback.from_json(before)
-                        if (older.received_at, older.id) >= (feedback.received_at, feedback.id):
-                            return
+                    pipe.watch(key)
+                    fields = pipe.hgetall(key)
+                    at = min(retraction.received_at, float(fields.get(b"retracted_at", "inf")))
                     pipe.multi()
-                    pipe.hset(votes_key, feedback.identity, feedback.to_json())
-                    pipe.hincrby(trajectory_key, "revision", 1)
-                    if feedback.is_final:
-                        pipe.hset(trajectory_key, "closed", 1)
-                        pipe.zrem(keys.OPEN, str(ref))
-                    pipe.zadd(keys.SCORING, {str(ref): time.time()}, nx=True)
-                    self._expire(pipe, ref)
+                    pipe.hset(key, "retracted_at", repr(at))
+                    pipe.hdel(key, "digest")  # of a short vote it would tell what it said
+                    if b"vote" in fields:
+                        vote = Feedback.from_json(fields[b"vote"])
+                        pipe.hset(key, "vote", vote.erased(at).to_json())
+                    pipe.expire(key, keys.FEEDBACK_TTL_SECONDS)
+                    pipe.execute()
+                    break
+                except WatchError:
+                    continue
+        self._settle(retraction.tenant, retraction.feedback_id)
+
+    def expire_pending(self, now: float) -> int:
+        """Give up votes whose target never came; returns how many."""
+        count = 0
+        for member in self._redis.zrange(keys.PENDING, 0, -1):
+            tenant = member.decode()
+            for vote_id in self._redis.zrangebyscore(keys.pending(tenant), "-inf", now):
+                count += self._give_up(tenant, vote_id.decode(), now)
+        self._redis.zremrangebyscore(keys.PENDING, "-inf", now)
+        return count
+
+    def _admit(self, vote: Feedback) -> None:
+        """Make a vote the body of its id, unless an earlier one is."""
+        key, digest = keys.feedback(vote.tenant, vote.id), vote.digest
+        with self._redis.pipeline() as pipe:
+            while True:
+                try:
+                    pipe.watch(key)
+                    item = read_item(vote.tenant, vote.id, pipe.hgetall(key))
+                    if item.vote is not None and (
+                        (item.vote.received_at, item.digest or "") <= (vote.received_at, digest)
+                    ):
+                        return
+                    kept = vote
+                    if item.retracted_at is not None:
+                        kept = vote.erased(item.retracted_at)
+                    pipe.multi()
+                    pipe.hset(key, "vote", kept.to_json())
+                    if item.retracted_at is None:
+                        pipe.hset(key, "digest", digest)
+                    pipe.expire(key, keys.FEEDBACK_TTL_SECONDS)
+                    self._list(pipe, vote)
+                    if item.vote is None:
+                        pipe.hincrby(keys.COUNTS, "feedback", 1)
                     pipe.execute()
                     return
                 except WatchError:
                     continue
 
-    def _join_pending(self, ref: TrajectoryRef, targets: Iterable[str]) -> None:
-        """Attach the votes that came before what they are about."""
-        for target in targets:
-            waiting = self._redis.hgetall(keys.pending_of(ref.tenant, target))
-            for raw in waiting.values():
-                self._attach(ref, Feedback.from_json(raw))
-            if waiting:
-                self._forget_pending(ref.tenant, target, waiting)
+    def _list(self, pipe: Any, vote: Feedback) -> None:
+        listed = keys.votes(vote.tenant)
+        pipe.zadd(listed, {vote.id: vote.received_at})
+        pipe.zremrangebyscore(listed, "-inf", time.time() - keys.FEEDBACK_TTL_SECONDS)
+        pipe.expire(listed, keys.FEEDBACK_TTL_SECONDS)
 
-    def _forget_pending(
-        self, tenant: str, target: str, feedback_ids: Iterable[str | bytes]
-    ) -> None:
-        """Take out just what was attached: more may have come in the meantime."""
-        pending_key = keys.pending_of(tenant, target)
-        self._redis.hdel(pending_key, *feedback_ids)
-        if not self._redis.exists(pending_key):
-            self._redis.zrem(keys.PENDING, f"{tenant}/{target}")
+    def _settle(self, tenant: str, vote_id: str) -> TrajectoryRef | None:
+        """Bring a vote's effect to where it belongs now; returns where that is.
+
+        Repeating it changes nothing. A vote whose target is unknown or ambiguous waits.
+        """
+        key = keys.feedback(tenant, vote_id)
+        is_waiting = False  # and its target was looked for since
+        with self._redis.pipeline() as pipe:
+            while True:
+                try:
+                    pipe.watch(key)
+                    item = read_item(tenant, vote_id, pipe.hgetall(key))
+                    if item.vote is None or item.expired_at is not None:
+                        return None
+                    found = self.places(item.vote)
+                    place = found[0] if len(found) == 1 else None
+                    if not found and item.ref is not None and self._was_about(pipe, item):
+                        # What it was found by has left the store, perhaps before the rest.
+                        place = Place(item.ref, item.transition_id)
+                    if place is None and is_waiting:
+                        return None
+                    if place is not None:
+                        pipe.watch(keys.trajectory(tenant, place.ref.id))
+                        if not pipe.hexists(keys.trajectory(tenant, place.ref.id), "started_at"):
+                            return None  # it expired just now
+                    changes = self._changes(pipe, item.vote, item.ref, place)
+                    pipe.multi()
+                    for ref, raw in changes:
+                        self._apply(pipe, ref, item.vote, raw)
+                    if place is None:
+                        pipe.hdel(key, "place")
+                        self._wait(pipe, item.vote)
+                        is_waiting = True
+                    else:
+                        pipe.hset(key, "place", str(place))
+                        self._stop_waiting(pipe, item.vote)
+                    pipe.execute()
+                    if place is not None:
+                        return place.ref
+                    # Its target may have arrived in between: look once more.
+                except WatchError:
+                    is_waiting = False
+
+    @staticmethod
+    def _was_about(pipe: Any, item: Item) -> bool:
+        """Whether what is attached is the item's vote, and not another body under its id."""
+        if item.vote is None or item.ref is None:
+            return False
+        raw = pipe.hget(keys.feedback_of(item.ref.tenant, item.ref.id), item.id)
+        if raw is None:
+            return True  # the trajectory is gone
+        kept = Feedback.from_json(raw)
+        both = (kept.target, kept.received_at), (item.vote.target, item.vote.received_at)
+        return both[0] == both[1]
+
+    def _changes(
+        self, pipe: Any, vote: Feedback, before: TrajectoryRef | None, place: Place | None
+    ) -> list[tuple[TrajectoryRef, bytes | None]]:
+        """What has to be written to which trajectory's votes; None takes the vote out."""
+        changes: list[tuple[TrajectoryRef, bytes | None]] = []
+        if before is not None and (place is None or place.ref != before):
+            changes.append((before, None))
+        if place is not None:
+            raw = vote.model_copy(update={"transition_id": place.transition_id}).to_json()
+            if pipe.hget(keys.feedback_of(vote.tenant, place.ref.id), vote.id) != raw:
+                changes.append((place.ref, raw))
+        return changes
+
+    def _apply(self, pipe: Any, ref: TrajectoryRef, vote: Feedback, raw: bytes | None) -> None:
+        trajectory_key = keys.trajectory(ref.tenant, ref.id)
+        votes_key = keys.feedback_of(ref.tenant, ref.id)
+        if raw is None:
+            pipe.hdel(votes_key, vote.id)
+        else:
+            pipe.hset(votes_key, vote.id, raw)
+        pipe.hincrby(trajectory_key, "revision", 1)
+        if raw is not None and vote.is_final:
+            pipe.hset(trajectory_key, "closed", 1)
+            pipe.zrem(keys.OPEN, str(ref))
+        pipe.zadd(keys.SCORING, {str(ref): time.time()}, nx=True)
+        self._expire(pipe, ref)
+
+    @staticmethod
+    def _wait(pipe: Any, vote: Feedback) -> None:
+        for kind, value in names_of_vote(vote):
+            waiting = keys.pending_of(vote.tenant, name_digest(kind, value))
+            pipe.sadd(waiting, vote.id)
+            pipe.expire(waiting, keys.PENDING_TTL_SECONDS)
+        expires_at = time.time() + keys.PENDING_TTL_SECONDS
+        pipe.zadd(keys.pending(vote.tenant), {vote.id: expires_at}, nx=True)
+        # It outlives its members, so that every one of them can be given up.
+        pipe.expire(keys.pending(vote.tenant), 2 * keys.PENDING_TTL_SECONDS)
+        pipe.zadd(keys.PENDING, {vote.tenant: expires_at}, gt=True)
+
+    @staticmethod
+    def _stop_waiting(pipe: Any, vote: Feedback) -> None:
+        for kind, value in names_of_vote(vote):
+            waiting = keys.pending_of(vote.tenant, name_digest(kind, value))
+            if kind in SHARED:  # one more of that name makes it ambiguous, when it comes late
+                pipe.sadd(waiting, vote.id)
+                pipe.expire(waiting, keys.PENDING_TTL_SECONDS)
+            else:
+                pipe.srem(waiting, vote.id)
+        pipe.zrem(keys.pending(vote.tenant), vote.id)
+
+    def _give_up(self, tenant: str, vote_id: str, now: float) -> int:
+        key = keys.feedback(tenant, vote_id)
+        with self._redis.pipeline() as pipe:
+            while True:
+                try:
+                    pipe.watch(key)
+                    item = read_item(tenant, vote_id, pipe.hgetall(key))
+                    is_lost = item.vote is not None and item.ref is None
+                    pipe.multi()
+                    pipe.zrem(keys.pending(tenant), vote_id)
+                    if is_lost:
+                        pipe.hset(key, "expired_at", repr(now))
+                        pipe.hincrby(keys.COUNTS, "expired", 1)
+                    pipe.execute()
+                    return int(is_lost)
+                except WatchError:
+                    continue
+
+    def _note_names(self, pipe: Any, transition: Transition) -> None:
+        """Leave what votes may find a transition by."""
+        member = f"{transition.trajectory_id} {transition.id}"
+        entries = [
+            Entry(kind, value, member, transition.started_at)
+            for kind, value in indexed_names(transition)
+        ]
+        self.note(pipe, transition.tenant, entries)
+
+    def _join_pending(self, transition: Transition, trajectory_ids: Iterable[str]) -> None:
+        """Join the votes that came before what they are about."""
+        tenant = transition.tenant
+        names = names_of_transition(transition)
+        names += [name_digest(TRAJECTORY, wanted) for wanted in trajectory_ids]
+        pipe = self._redis.pipeline(transaction=False)
+        for name in names:
+            pipe.smembers(keys.pending_of(tenant, name))
+        for vote_id in sorted({member for members in pipe.execute() for member in members}):
+            self._settle(tenant, vote_id.decode())

@@ -1,7 +1,6 @@
 """Votes to rewards: what clients said, as named floats.
 
-Pure. A later vote of the same identity has already replaced the earlier one in
-the store; here each vote that carries a value becomes one reward, on a
+Pure. Each vote that stands (`trajectories.standing`) and carries a value becomes one reward, on a
 transition (intermediate) or on the trajectory (final). Which of them count in
 the end is `compose`'s business.
 """
@@ -10,6 +9,7 @@ from collections.abc import Iterable
 
 from trajectories.ids import derived_id
 from trajectories.model import Feedback, FeedbackSource, Reward, Trajectory
+from trajectories.standing import standing_votes
 
 PREFIX = "feedback:"
 
@@ -17,30 +17,21 @@ PREFIX = "feedback:"
 def feedback_rewards(trajectory: Trajectory, votes: Iterable[Feedback]) -> list[Reward]:
     """One reward for each vote with a value, in the order of their ids.
 
-    A vote on a response whose transition has expired is left out: what it was
-    about is gone. The id is made of the vote's own id, so that a changed mind is
-    another reward and a replay is not.
+    Only votes that stand count. A vote on a transition that has expired, or that a retry
+    replaced, is left out: what it was about is gone. The id is made of the vote's own id,
+    so that a changed mind is another reward and a replay is not.
     """
-    by_response = {
-        transition.response_id: transition.id
-        for transition in trajectory.transitions
-        if transition.response_id is not None
-    }
     rewards = []
-    for vote in votes:
+    for vote in standing_votes(trajectory.transitions, votes):
         if vote.reward is None:
             continue
-        transition_id = None
-        if vote.response_id is not None:
-            transition_id = by_response.get(vote.response_id)
-            if transition_id is None:
-                continue
         source = source_name(vote.source)
+        parts = (trajectory.id, vote.transition_id or "", vote.name, source, vote.id)
         rewards.append(
             Reward(
-                id=derived_id("rw", trajectory.id, transition_id or "", vote.name, source, vote.id),
+                id=derived_id("rw", *parts),
                 trajectory_id=trajectory.id,
-                transition_id=transition_id,
+                transition_id=vote.transition_id,
                 name=vote.name,
                 source=source,
                 value=vote.reward,
