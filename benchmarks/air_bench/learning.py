@@ -22,6 +22,7 @@ from trajectories.settings import RewardSettings, TrainerSettings
 from trajectories.store import Scorable
 from workers.jobs import Scorer
 
+LEAST_SAMPLES = 4  # of a round
 ARMS = {
     "votes": (True, 0.0),  # (do thumbs count?, air_weight)
     "votes and AIR": (True, 1.0),
@@ -51,6 +52,7 @@ class Result:
     rewarded: list[int] = field(default_factory=list)  # trajectories of each round
     fired: dict[str, int] = field(default_factory=dict)
     held_out: list[Held] = field(default_factory=list)  # the base first, then each version
+    ended_early: str = ""
     seconds: float = 0.0
 
     def as_dict(self) -> dict[str, Any]:
@@ -81,7 +83,11 @@ def run_arm(
             samples += _learn_from(session, crowd, scorer, is_voted, version, fired)
         result.rewarded.append(len({sample.trajectory for sample in samples}))
         plan = _plan(model, adapter, version, seed)
-        adapter = train(directory / f"round-{version}", plan, samples)
+        trained = train(directory / f"round-{version}", plan, samples)
+        if trained is None:
+            result.ended_early = f"nothing to learn from after {version} rounds"
+            break
+        adapter = trained
     result.thumbs, result.fired = crowd.thumbs, dict(fired)
     result.seconds = round(time.monotonic() - started, 1)
     return result
@@ -154,8 +160,10 @@ def _plan(model: Path, adapter: Path | None, version: int, seed: int) -> Plan:
     )
 
 
-def train(directory: Path, plan: Plan, samples: list[Sample]) -> Path:
-    """The trainer's own process over the round; returns the adapter."""
+def train(directory: Path, plan: Plan, samples: list[Sample]) -> Path | None:
+    """The trainer's own process over the round; the adapter, or None with too few rewards."""
+    if len(samples) < LEAST_SAMPLES:
+        return None
     directory.mkdir(parents=True)
     write_atomic(directory / PLAN, plan.to_json())
     write_atomic(directory / BATCH, b"".join(sample.to_json() + b"\n" for sample in samples))

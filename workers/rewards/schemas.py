@@ -12,7 +12,7 @@ from typing import Any
 
 import orjson
 from jsonschema import Draft202012Validator
-from jsonschema.exceptions import SchemaError
+from jsonschema.exceptions import SchemaError, ValidationError
 from referencing import Registry
 from referencing.exceptions import Unresolvable
 
@@ -23,13 +23,28 @@ def first_fault(schema: dict[str, Any], value: Any) -> str | None:
     """What is wrong with `value` first, or None."""
     try:
         validator = _validator(orjson.dumps(schema))
-        fault = next(iter(validator.iter_errors(value)), None) if validator else None
+        faults = validator.iter_errors(value) if validator else ()
+        fault = next((found for found in faults if not _has_default(found)), None)
     except (orjson.JSONEncodeError, Unresolvable, re.error, RecursionError):
         return None
     if fault is None:
         return None
     # The message quotes the value; the path and the rule are enough, and hold no traffic.
     return f"{fault.json_path} breaks '{fault.validator}'"
+
+
+def _has_default(fault: ValidationError) -> bool:
+    """Whether all that is missing has a default, as in OpenAI's strict schemas: no fault."""
+    if fault.validator != "required" or not isinstance(fault.schema, dict):
+        return False
+    properties = _dict(fault.schema.get("properties"))
+    required: Any = fault.validator_value
+    missing = [name for name in required if name not in _dict(fault.instance)]
+    return all("default" in _dict(properties.get(name)) for name in missing)
+
+
+def _dict(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 @lru_cache(maxsize=KEPT)

@@ -150,9 +150,10 @@ class Story:
     def reply(self, turn: Turn) -> Reply | None:
         """The first reply to an answer: bound by the answer's text, which the client repeats."""
         agent = turn.transition.agent
-        for place, reply in self._replies.get(turn.answer.strip(), ()):
-            if place > turn.position and self.turns[place].transition.agent == agent:
-                return reply
+        for answer in _as_sent_back(turn):
+            for place, reply in self._replies.get(answer, ()):
+                if place > turn.position and self.turns[place].transition.agent == agent:
+                    return reply
         return None
 
     def alike(self, turn: Turn) -> Sequence[Turn]:
@@ -212,6 +213,13 @@ class Story:
                 sets.append([turn])
         alike = [members for sets in by_shape.values() for members in sets if len(members) > 1]
         return {turn.position: members for members in alike for turn in members}
+
+
+def _as_sent_back(turn: Turn) -> list[str]:
+    """How a client may write an answer: smolagents puts the stop sequence back."""
+    answer, stop = turn.answer.strip(), turn.request.get("stop")
+    stops = [stop] if isinstance(stop, str) else stop if isinstance(stop, list) else []
+    return [answer, *(answer + end for end in stops if isinstance(end, str))]
 
 
 def is_after(later: Turn, earlier: Turn) -> bool:

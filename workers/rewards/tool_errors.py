@@ -13,6 +13,7 @@ _OPENING = re.compile(
     r"(<(tool_use_)?error>"  # Claude Code
     r"|(tool )?[\w.]*(error|exception)( (executing|calling|running|invoking)\b[^\n:]{0,80})?:"
     r"|(http )?(status|error)( code)?:? ?[45]\d\d\b"
+    r"|an (unexpected )?error (has )?occurred (while|when|during)\b"  # openai-agents
     r"|\d+ validation errors? for |validation errors? found\b"  # pydantic, instructor
     r"|(failed|unable) to (call|execute|invoke|run) [^\n:]{0,80}:)",
     re.I,

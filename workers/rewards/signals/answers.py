@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import dataclass
 from typing import Any
 
 from workers.rewards.openings import opens_with_refusal
@@ -63,34 +64,45 @@ def self_contradiction(turn: Turn) -> str | None:
     first, second = before.answer.strip(), turn.answer.strip()
     if not first or not second or first == second:
         return None
-    facts = _facts(first), _facts(second)
-    if None in facts or facts[0] == facts[1]:
+    one, other = _facts(first), _facts(second)
+    if one is None or other is None or one.shape != other.shape or one.numbers == other.numbers:
         return None
     return "asked the same again, the model gave another result"
 
 
-def _facts(text: str) -> Any:
-    """What an answer commits itself to, in a form that can be compared; None: nothing."""
+@dataclass(frozen=True, slots=True)
+class _Facts:
+    """What an answer commits itself to: its numbers, and all that stands around them."""
+
+    shape: Any
+    numbers: list[Any]
+
+
+def _facts(text: str) -> _Facts | None:
+    """The numbers of an answer in JSON or in one short sentence; None: there are none."""
+    numbers: list[Any] = []
     if text[0] in "[{":
         try:
-            return _numbers_in(json.loads(text))
+            shape = _take_out(json.loads(text), numbers)
         except (ValueError, RecursionError):
             return None
-    return None if len(text) > LONGEST_SENTENCE else _numbers_of(text)
+    elif len(text) > LONGEST_SENTENCE:
+        return None
+    else:
+        numbers += _NUMBER.findall(text)
+        shape = _NUMBER.sub("#", text)
+    return _Facts(shape, numbers) if numbers else None
 
 
-def _numbers_in(value: Any) -> Any:
-    """JSON with its text taken out."""
+def _take_out(value: Any, numbers: list[Any]) -> Any:
+    """The keys of JSON; its numbers and truth values go into `numbers`, its texts nowhere."""
     if isinstance(value, dict):
-        return {name: _numbers_in(entry) for name, entry in value.items()}
+        return {name: _take_out(value[name], numbers) for name in sorted(value)}
     if isinstance(value, list):
-        return [_numbers_in(entry) for entry in value]
-    return None if isinstance(value, str) else value
-
-
-def _numbers_of(text: str) -> tuple[str, list[str]] | None:
-    numbers = _NUMBER.findall(text)
-    return (_NUMBER.sub("#", text), numbers) if numbers else None
+        return [_take_out(entry, numbers) for entry in value]
+    if isinstance(value, bool | int | float):
+        numbers.append(value)
+    return None
 
 
 def _has_more(part: Any) -> bool:

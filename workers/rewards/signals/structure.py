@@ -11,7 +11,7 @@ from workers.rewards.turns import schema_of
 # What frameworks write when they send an answer back: pydantic's report (instructor, pydantic-ai,
 # llama-index, langchain's retry parser), and smolagents' when it found no code or call to run.
 _SENT_BACK = re.compile(
-    r"\b\d+ validation errors? for \w|Fix the errors and try again"
+    r"\b\d+ validation errors? for \w|<pyai:validation_errors>|Fix the errors and try again"
     r"|\bError in (code parsing|parsing tool call|generating model output):",
     re.I,
 )
@@ -39,6 +39,6 @@ def answer_sent_back(turn: Turn) -> str | None:
 
 
 SIGNALS = (
-    Signal("schema_broken", 1, -0.3, schema_broken),
+    Signal("schema_broken", 2, -0.3, schema_broken),
     Signal("answer_sent_back", 1, -0.3, answer_sent_back),
 )

@@ -129,7 +129,7 @@ def _is_call(text: str) -> bool:
 SIGNALS = (
     Signal("tool_call_unparsable", 2, -0.3, tool_call_unparsable),
     Signal("unknown_tool", 1, -0.3, unknown_tool),
-    Signal("tool_arguments_invalid", 1, -0.3, tool_arguments_invalid),
+    Signal("tool_arguments_invalid", 2, -0.3, tool_arguments_invalid),
     Signal("repeated_call", 2, -0.3, repeated_call),
     Signal("call_loop", 1, -0.3, call_loop),
 )
