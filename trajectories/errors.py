@@ -10,6 +10,7 @@
     |-- RegistryError          a policy version cannot make that move
     |-- AdapterError           an adapter directory must not serve: says why
     |-- EngineError            vLLM refused a load, an unload or a probe
+    |-- ScrubError             a text could not be looked at for what identifies people
     `-- NotEnoughRewards       a round was asked for and there is too little to learn from
 
 Code raises these; only the outermost loop of each process and the last HTTP
@@ -55,6 +56,10 @@ class AdapterError(RatchetError):
 
 class EngineError(RatchetError):
     """The inference engine refused a request of the swap controller."""
+
+
+class ScrubError(RatchetError):
+    """A finder of `[privacy] scrub` failed: nothing it did not see is passed on."""
 
 
 class NotEnoughRewards(RatchetError):

@@ -11,3 +11,11 @@ class PrivacySettings(Section):
     redact_secrets: bool = Field(
         True, description="Replace keys, tokens and passwords in records before they are written"
     )
+    scrub: tuple[str, ...] = Field(
+        ("emails", "phones", "cards", "ibans", "ssns"),
+        description="What identifies people, and is taken out before records are archived; also:"
+        " ips, presidio, names of the entry point group ratchet.scrubbers",
+    )
+    train_on_personal: bool = Field(
+        False, description="Learn from calls that the scrub would change; off: they are left out"
+    )
