@@ -80,6 +80,9 @@ class Services:
         if not target.is_policy:
             alias = call.model if call.model != target.model else None
             return Route(target.model, alias=alias, upstream=target.upstream)
+        if call.caller.tenant != self.settings.policy_tenant:
+            # What one tenant's traffic made answers nobody else's.
+            return at_version(call.model, 0, self.watcher.snapshot)
         now = time.monotonic()
         memory = self.stickiness if call.is_named else self.conversations
         name = call.trajectory_id if call.is_named else str(call.affinity)

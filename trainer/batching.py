@@ -9,7 +9,7 @@ after run.json exists.
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import orjson
@@ -19,8 +19,9 @@ from trainer.durable import write_atomic
 from trainer.runs import BATCH, PLAN, Plan, RunDirectory
 from trainer.samples import Exclusion, Sample, Selection, samples_of
 from trajectories.composition import Composition
-from trajectories.errors import NotEnoughRewards, RecordError
-from trajectories.model import Trajectory
+from trajectories.errors import NotEnoughRewards, RecordError, ScrubError
+from trajectories.model import Trajectory, Transition
+from trajectories.privacy.scrubber import Scrubber
 from trajectories.settings import Settings
 from trajectories.store import Store, TrajectoryRef
 
@@ -84,6 +85,8 @@ def selection_for(
         max_staleness=None if is_sft else settings.trainer.max_staleness,
         needs_ratio=not is_sft,
         above=settings.trainer.sft_threshold if is_sft else None,
+        tenant=settings.policy_tenant,
+        is_personal=personal_check(settings),
         agents_off=frozenset(name for name, own in settings.agents.items() if not own.train),
         agent=agent,
         composition=Composition.from_settings(settings.rewards),
@@ -92,6 +95,22 @@ def selection_for(
             for name, own in settings.agents.items()
         },
     )
+
+
+def personal_check(settings: Settings) -> Callable[[Transition], bool] | None:
+    """Whether the scrub would change a call; None: it does not matter. Raises SettingsError."""
+    scrubber = Scrubber(settings.privacy.scrub)
+    if settings.privacy.train_on_personal or not scrubber.is_on:
+        return None
+
+    def is_personal(transition: Transition) -> bool:
+        try:
+            return scrubber.has_personal(transition)
+        except ScrubError as error:
+            logger.warning("a call was left out: %s", error, extra={"transition": transition.id})
+            return True
+
+    return is_personal
 
 
 def caps_for(settings: Settings) -> Caps:
@@ -128,7 +147,11 @@ def sort_out(
 ) -> Batch:
     """Sort trajectories into samples and exclusions."""
     pairs = list(found)
-    closed = [entry for _, entry in pairs if entry is not None and entry.is_closed]
+    closed = [
+        entry
+        for ref, entry in pairs
+        if entry is not None and entry.is_closed and ref.tenant == selection.tenant
+    ]
     dropped = dropped_labels(closed, caps)
     samples: list[Sample] = []
     refs: list[str] = []

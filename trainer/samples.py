@@ -8,12 +8,13 @@ merged yet.
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 from trainer.anchors import anchor_of
 from trainer.worth import Worth, agent_of, worth_of
+from trajectories.access import TENANT
 from trajectories.composition import Composition
 from trajectories.model import Choice, Outcome, Record, Sampling, Trajectory, Transition
 
@@ -31,6 +32,8 @@ class Exclusion(StrEnum):
     NO_REWARD = "no_reward"  # nothing was said and no signal fired
     FOREIGN_MODEL = "foreign_model"  # answered by a model that is not ours to train
     OPTED_OUT = "opted_out"  # the client said no
+    OTHER_TENANT = "other_tenant"  # a policy learns from one tenant's traffic only
+    PERSONAL = "personal"  # its token ids spell what the scrub would take out
     AGENT_OFF = "agent_off"  # `[agents.NAME] train = false`, or another agent's round
     INCOMPLETE = "incomplete"  # the upstream broke off
     DISCONNECTED = "client_disconnect"  # the client left before the end
@@ -96,6 +99,8 @@ class Selection:
     max_staleness: int | None  # None: any age (SFT)
     needs_ratio: bool  # False: greedy and constrained answers are fine (SFT)
     above: float | None = None  # only trajectories rewarded above this (SFT)
+    tenant: str = TENANT  # whose traffic
+    is_personal: Callable[[Transition], bool] | None = None  # None: nobody looks
     agents_off: frozenset[str] = frozenset()  # agents that nothing is learned from
     agent: str | None = None  # learn from this one alone
     composition: Composition = field(default_factory=Composition)
@@ -117,6 +122,9 @@ def samples_of(
     `dropped` are ids of rewards that this round does without.
     """
     excluded: Counter[Exclusion] = Counter()
+    if trajectory.tenant != selection.tenant:
+        excluded[Exclusion.OTHER_TENANT] += 1
+        return [], excluded
     if trajectory.reward is None:
         excluded[Exclusion.NO_REWARD] += 1
         return [], excluded
@@ -170,6 +178,9 @@ def transition_exclusion(transition: Transition, selection: Selection) -> Exclus
         return Exclusion.STALE
     if selection.needs_ratio and not has_ratio(transition.sampling):
         return Exclusion.NO_RATIO
+    # Last: it is the one check that reads texts.
+    if selection.is_personal is not None and selection.is_personal(transition):
+        return Exclusion.PERSONAL
     return None
 
 

@@ -43,6 +43,7 @@ def names() -> list[tuple[str, tuple[str, ...], Any]]:
 OTHER: dict[tuple[str, ...], tuple[str, Any]] = {
     ("data_dir",): ("/var/lib/ratchet", Path("/var/lib/ratchet")),
     ("policy",): ("support-7b", "support-7b"),
+    ("policy_tenant",): ("acme", "acme"),
     ("gateway", "aliases"): ('["a","b"]', ("a", "b")),
     ("gateway", "api_key"): ("sk-1", "sk-1"),
     ("gateway", "durability"): ("required", "required"),

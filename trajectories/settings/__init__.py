@@ -82,6 +82,12 @@ class Settings(BaseSettings):
     policy: str = Field(
         "policy", pattern=r"^[a-z0-9][a-z0-9-]{0,31}$", description="Name of the trained policy"
     )
+    policy_tenant: str = Field(
+        "default",
+        pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$",
+        description="The tenant whose traffic the policy learns from, and whose calls it answers;"
+        " other tenants' are answered by the base model",
+    )
     redis: RedisSettings = RedisSettings()
     gateway: GatewaySettings = GatewaySettings()
     upstream: UpstreamSettings = UpstreamSettings()
