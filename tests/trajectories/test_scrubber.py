@@ -111,8 +111,8 @@ def test_of_two_that_overlap_the_longer_stays() -> None:
 
 
 def test_an_unknown_name_is_an_error_that_lists_the_known() -> None:
-    with pytest.raises(SettingsError, match=r'there is no "nams" .*emails, phones'):
-        Scrubber(["nams"])
+    with pytest.raises(SettingsError, match=r'there is no "surnames" .*emails, phones'):
+        Scrubber(["surnames"])
 
 
 def test_nothing_chosen_changes_nothing() -> None:
