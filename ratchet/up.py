@@ -104,6 +104,8 @@ def process_specs(
     if settings.archive.enabled:
         archiver = [PYTHON, "-m", "workers", "archiver"]
         specs.append(ProcessSpec("archiver", archiver, environment, stop_seconds=30))
+    if settings.verdict_sources:
+        specs.append(ProcessSpec("verdicts", [PYTHON, "-m", "workers", "verdicts"], environment))
     if with_trainer:
         specs.append(ProcessSpec("trainer", [PYTHON, "-m", "trainer"], environment))
     specs.append(

@@ -68,6 +68,16 @@ KEYS: tuple[Key, ...] = (
     Key("keys:usage", "hash", "permanent", "requests and tokens of each API key, all in all"),
     Key("keys:processes", "zset", "trimmed", "gateway processes that hand in usage, by time"),
     Key("keys:batch:{process}", "string", "ttl", "the last batch of usage that one handed in"),
+    Key("verdicts", "zset", "trimmed", "judge and closed trajectory, by when its verdict is due"),
+    Key("verdicts:{tenant}:{id}", "hash", "ttl", "judge -> what became of its verdict, JSON"),
+    Key("judged", "zset", "trimmed", "judge and tenant that it judged for, by time"),
+    Key("judged:{tenant}:{judge}", "zset", "ttl", "the last 5,000 trajectories it judged"),
+    Key("judge:{tenant}:{judge}", "hash", "ttl", "verdicts, failures and spending, all in all"),
+    Key("judge:{tenant}:{judge}:spent:{day}", "hash", "ttl", "calls and tokens of one UTC day"),
+    Key("judge:{tenant}:{judge}:group:{digest}", "zset", "ttl", "trajectories to be compared"),
+    Key("judge:{tenant}:{judge}:lock:{digest}", "string", "lease", "which job compares them"),
+    Key("calibration:{tenant}:{judge}", "string", "ttl", "from its scores to people's, JSON"),
+    Key("opinion:{tenant}:{digest}", "string", "ttl", "scores of content that was judged, JSON"),
     Key("rq:*", "various", "trimmed", "RQ's own keys: jobs expire, RQ cleans its registries"),
 )
 
@@ -85,6 +95,8 @@ API_KEYS = "keys"
 API_REVISION = "keys:revision"
 API_USAGE = "keys:usage"
 API_PROCESSES = "keys:processes"
+VERDICTS = "verdicts"
+JUDGED = "judged"
 API_CHANNEL = "keys"
 DISPATCHERS = "dispatchers"  # the consumer group on every traffic stream
 
@@ -102,6 +114,10 @@ TRIGGER_TTL_SECONDS = DAY
 LEASE_TTL_SECONDS = 30
 API_PROCESS_SECONDS = 30
 API_BATCH_TTL_SECONDS = DAY
+JUDGE_TTL_SECONDS = 90 * DAY
+SPENT_TTL_SECONDS = 2 * DAY
+GROUP_TTL_SECONDS = 7 * DAY
+JUDGED_KEPT = 5000
 RUNS_KEPT = 100
 LINK_MEMBERS_KEPT = 64
 ATTEMPTS_KEPT = 64
@@ -218,3 +234,35 @@ def runs(policy_name: str) -> str:
 
 def api_batch(process: str) -> str:
     return f"keys:batch:{process}"
+
+
+def verdicts_of(tenant: str, trajectory_id: str) -> str:
+    return f"verdicts:{tenant}:{trajectory_id}"
+
+
+def judged(tenant: str, judge: str) -> str:
+    return f"judged:{tenant}:{judge}"
+
+
+def judge(tenant: str, judge: str) -> str:
+    return f"judge:{tenant}:{judge}"
+
+
+def judge_spent(tenant: str, judge: str, day: str) -> str:
+    return f"judge:{tenant}:{judge}:spent:{day}"
+
+
+def judge_group(tenant: str, judge: str, digest: str) -> str:
+    return f"judge:{tenant}:{judge}:group:{digest}"
+
+
+def judge_lock(tenant: str, judge: str, digest: str) -> str:
+    return f"judge:{tenant}:{judge}:lock:{digest}"
+
+
+def calibration(tenant: str, judge: str) -> str:
+    return f"calibration:{tenant}:{judge}"
+
+
+def opinion(tenant: str, digest: str) -> str:
+    return f"opinion:{tenant}:{digest}"

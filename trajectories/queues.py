@@ -19,7 +19,10 @@ from trajectories.errors import RatchetError
 from trajectories.ids import derived_id
 
 SCORE = "workers.jobs.score_trajectory"
-JOBS = frozenset({SCORE})
+GIVE_VERDICT = "workers.verdicts.jobs.give_verdict"
+CALIBRATE = "workers.verdicts.jobs.calibrate_judge"
+JOBS = frozenset({SCORE, GIVE_VERDICT, CALIBRATE})
+VERDICT_QUEUE = "verdicts"  # what is slow: other people's models and programs
 QUEUE = "rewards"  # one queue a worker: with several, RQ can lose a job in between
 JOB_TIMEOUT_SECONDS = 30
 RESULT_TTL_SECONDS = 0  # a job's result is in the store
@@ -68,6 +71,45 @@ def reward_queue(redis: Redis, job_timeout_seconds: int = JOB_TIMEOUT_SECONDS) -
         job_class=SafeJob,
         serializer=JSONSerializer,
         default_timeout=job_timeout_seconds,
+    )
+
+
+def verdict_queue(redis: Redis, job_timeout_seconds: int) -> Queue:
+    """The queue of verdicts, with a worker process of its own, so that no reward waits for one."""
+    return Queue(
+        VERDICT_QUEUE,
+        connection=redis,
+        job_class=SafeJob,
+        serializer=JSONSerializer,
+        default_timeout=job_timeout_seconds,
+    )
+
+
+def verdict_job_id(ask: str) -> str:
+    """The one job id of an ask (`judge tenant/trajectory`)."""
+    return derived_id("verdict", ask)
+
+
+def enqueue_verdict(queue: Queue, ask: str, *, pipeline: Pipeline | None = None) -> None:
+    """Ask for one judge's verdict on one trajectory. Not retried by RQ: the ask comes again."""
+    queue.enqueue(
+        GIVE_VERDICT,
+        ask,
+        job_id=verdict_job_id(ask),
+        result_ttl=RESULT_TTL_SECONDS,
+        failure_ttl=FAILURE_TTL_SECONDS,
+        pipeline=pipeline,
+    )
+
+
+def enqueue_calibration(queue: Queue, judge: str) -> None:
+    """Ask for one judge to be fitted to people's labels anew."""
+    queue.enqueue(
+        CALIBRATE,
+        judge,
+        job_id=derived_id("calibrate", judge),
+        result_ttl=RESULT_TTL_SECONDS,
+        failure_ttl=FAILURE_TTL_SECONDS,
     )
 
 

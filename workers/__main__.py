@@ -1,4 +1,4 @@
-"""`python -m workers dispatcher`, `worker`, `archiver`: what stands between gateway and trainer.
+"""`python -m workers dispatcher`, `worker`, `verdicts`, `archiver`: between gateway and trainer.
 
 Parses arguments first and imports after, so that `--help` is quick. Settings
 come from `ratchet.toml` and the environment (docs/settings.md).
@@ -14,8 +14,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m workers", description=__doc__)
     parser.add_argument(
         "process",
-        choices=("dispatcher", "worker", "archiver"),
-        help="dispatcher: streams to the store and the queue. worker: runs reward jobs."
+        choices=("dispatcher", "worker", "verdicts", "archiver"),
+        help="dispatcher: streams to the store and the queues. worker: runs reward jobs."
+        " verdicts: asks judges, webhooks and custom rewards."
         " archiver: what was scored to the archive",
     )
     process = parser.parse_args(arguments).process
@@ -37,6 +38,10 @@ def main(arguments: list[str] | None = None) -> int:
             from workers.archiver import build_archiver
 
             build_archiver(settings).run(stop)
+        elif process == "verdicts":
+            from workers.verdicts.worker import run_verdict_worker
+
+            run_verdict_worker(settings, stop)
         else:
             from workers.worker import run_worker
 

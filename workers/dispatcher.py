@@ -26,6 +26,7 @@ from workers.linker import Linker
 from workers.reconciler import Reconciler
 from workers.timing import Timer, Timing
 from workers.traffic import Entry, Traffic
+from workers.verdicts.desk import VerdictDesk
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +40,7 @@ class Dispatcher:
         blocking: Redis,
         *,
         label_window_seconds: float,
+        verdicts: Settings | None = None,
         timing: Timing | None = None,
     ) -> None:
         timing = timing or Timing()
@@ -48,6 +50,7 @@ class Dispatcher:
         self._traffic = Traffic(redis, blocking)
         queue = reward_queue(redis, timing.job_timeout)
         self._reconciler = Reconciler(redis, self._store, queue, timing)
+        self._desk = VerdictDesk(redis, self._store, verdicts) if verdicts else None
         self._label_window_seconds = label_window_seconds
         self._timing = timing
         self._reload = Timer(timing.reload_gateways)
@@ -91,6 +94,8 @@ class Dispatcher:
         if self._close.is_due():
             self._store.close_idle(time() - self._label_window_seconds)
         self._reconciler.ask()
+        if self._desk is not None:
+            self._desk.ask()
         if self._trim.is_due():
             self._traffic.trim()
         if self._expire.is_due():
@@ -169,5 +174,6 @@ def build_dispatcher(settings: Settings, timing: Timing | None = None) -> Dispat
         connect(settings.redis),
         connect(settings.redis, blocking_seconds=timing.block),
         label_window_seconds=settings.rewards.label_window_seconds,
+        verdicts=settings if settings.verdict_sources else None,
         timing=timing,
     )

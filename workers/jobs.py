@@ -6,6 +6,7 @@ current revision. RQ calls a function by its name, so what the function needs
 (settings) is handed to this module once, by `worker.py`, before the first job.
 """
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Self
@@ -14,11 +15,12 @@ from rq import get_current_job
 
 from trajectories.composition import Composition, Outcome, compose
 from trajectories.errors import RatchetError
-from trajectories.model import Reward
+from trajectories.model import Reward, Trajectory
 from trajectories.settings import AgentSettings, RewardSettings
 from trajectories.store import Scorable, Store, TrajectoryRef
 from workers.rewards.air import AirRules, air_rewards, air_rules
 from workers.rewards.feedback import feedback_rewards
+from workers.verdicts.roster import Roster
 
 MAX_ATTEMPTS = 20  # a trajectory that changes this often while it is scored is asked for again
 
@@ -34,10 +36,15 @@ class Scorer:
     air: AirRules
     composition: Composition
     compositions: Mapping[str, Composition] = field(default_factory=dict)  # of agents that differ
+    roster: Roster = Roster({})  # whose verdicts are asked for once a trajectory is closed
 
     @classmethod
     def from_settings(
-        cls, settings: RewardSettings, agents: Mapping[str, AgentSettings] | None = None
+        cls,
+        settings: RewardSettings,
+        agents: Mapping[str, AgentSettings] | None = None,
+        *,
+        roster: Roster | None = None,
     ) -> Self:
         """Raises SettingsError when an `air` table names no signal or a value out of range."""
         return cls(
@@ -47,6 +54,7 @@ class Scorer:
                 name: Composition.from_settings(settings, agent)
                 for name, agent in (agents or {}).items()
             },
+            roster or Roster({}),
         )
 
     def score(self, store: Store, ref: TrajectoryRef) -> None:
@@ -71,6 +79,7 @@ class Scorer:
         return rewards, compose(rewards, composition)
 
     def _put(self, store: Store, ref: TrajectoryRef, scorable: Scorable) -> bool:
+        self.ask_verdicts(store, scorable.trajectory)
         rewards, outcome = self.compute(scorable)
         return store.put_rewards(
             ref,
@@ -81,6 +90,23 @@ class Scorer:
             breakdown=outcome.breakdown,
             policies=scorable.trajectory.policies,
         )
+
+    def ask_verdicts(self, store: Store, trajectory: Trajectory) -> None:
+        """Ask for what was not said yet of a closed trajectory's content.
+
+        Before its rewards are put: whoever dies in between is asked for both again.
+        """
+        due = self.roster.due_for(trajectory) if trajectory.is_closed else []
+        if not due:
+            return
+        ref = TrajectoryRef(trajectory.tenant, trajectory.id)
+        states = store.verdict_states(ref)
+        missing = [
+            name
+            for name in due
+            if name not in states or states[name].stamp != self.roster.stamp(name, trajectory)
+        ]
+        store.ask_verdicts(ref, missing, time.time())
 
 
 _scorers: list[Scorer] = []

@@ -8,12 +8,14 @@ and its job is found by RQ's registry or by the reconciler, whichever is first.
 
 import logging
 import signal
+from collections.abc import Callable
 from threading import Event
 from types import FrameType
 from typing import Any
 
+from redis import Redis
 from redis.exceptions import RedisError
-from rq import SimpleWorker
+from rq import Queue, SimpleWorker
 from rq.job import Job
 from rq.serializers import JSONSerializer
 
@@ -21,6 +23,7 @@ from trajectories.connection import connect
 from trajectories.queues import SafeJob, reward_queue
 from trajectories.settings import Settings
 from workers.jobs import Scorer, use_scorer
+from workers.verdicts.roster import Roster
 
 log = logging.getLogger(__name__)
 
@@ -52,12 +55,24 @@ def run_worker(
     settings: Settings, stop: Event, *, scorer: Scorer | None = None, is_burst: bool = False
 ) -> None:
     """Run reward jobs until `stop` is set or SIGTERM comes (`is_burst`: until none is left)."""
-    use_scorer(scorer or Scorer.from_settings(settings.rewards, settings.agents))
+    use_scorer(
+        scorer
+        or Scorer.from_settings(
+            settings.rewards, settings.agents, roster=Roster(settings.verdict_sources)
+        )
+    )
+    run_jobs(settings, stop, reward_queue, is_burst=is_burst)
+
+
+def run_jobs(
+    settings: Settings, stop: Event, queue_of: Callable[[Redis], Queue], *, is_burst: bool = False
+) -> None:
+    """Run the jobs of one queue; Redis away is waited out."""
     wait = 0.1
     is_well = True
     while not stop.is_set():
         try:
-            worker = build_worker(settings)
+            worker = build_worker(settings, queue_of)
             is_well, wait = True, 0.1
             worker.work(burst=is_burst, logging_level="WARNING")
             if worker.is_stopping or is_burst:
@@ -71,8 +86,10 @@ def run_worker(
         wait = min(2 * wait, LONGEST_WAIT_SECONDS)
 
 
-def build_worker(settings: Settings) -> RewardWorker:
-    """An RQ worker on the one queue of reward jobs. Connects."""
+def build_worker(
+    settings: Settings, queue_of: Callable[[Redis], Queue] = reward_queue
+) -> RewardWorker:
+    """An RQ worker on one queue. Connects."""
     redis = connect(settings.redis)
     arguments: dict[str, Any] = {
         "connection": redis,
@@ -82,7 +99,7 @@ def build_worker(settings: Settings) -> RewardWorker:
         "maintenance_interval": MAINTENANCE_SECONDS,
         "log_job_description": False,
     }
-    return RewardWorker([reward_queue(redis)], **arguments)
+    return RewardWorker([queue_of(redis)], **arguments)
 
 
 def _stop_on_signals(stop: Event) -> None:

@@ -10,9 +10,12 @@ from pydantic import BaseModel
 from trajectories.errors import SettingsError
 from trajectories.settings import (
     AgentSettings,
+    CustomSettings,
+    JudgeSettings,
     OtherUpstreamSettings,
     RouteSettings,
     Settings,
+    WebhookSettings,
     load_settings,
 )
 
@@ -51,6 +54,12 @@ OTHER: dict[tuple[str, ...], tuple[str, Any]] = {
         '{"big": {"url": "http://big"}}',
         {"big": OtherUpstreamSettings(url="http://big")},
     ),
+    ("judges",): ('{"a": {"model": "m"}}', {"a": JudgeSettings(model="m")}),
+    ("webhooks",): (
+        '{"a": {"url": "http://a", "secret": "s"}}',
+        {"a": WebhookSettings(url="http://a", secret="s")},
+    ),
+    ("custom",): ('{"a": {"share": 0.5}}', {"a": CustomSettings(share=0.5)}),
     ("agents",): ('{"a": {"train": false}}', {"a": AgentSettings(train=False)}),
     ("routes",): ('{"a": {"upstream": "policy"}}', {"a": RouteSettings(upstream="policy")}),
     ("tracing", "endpoint"): ("http://otel:4318", "http://otel:4318"),
@@ -142,6 +151,11 @@ def test_a_named_file_that_is_missing_is_said(monkeypatch: pytest.MonkeyPatch) -
         ("prot = 1\n", "prot"),
         ("[gateway]\nport = 70000\n", r"gateway\.port"),
         ("[gateway\n", "ratchet.toml is not valid TOML"),
+        ('[judges.a]\nmodel = "m"\nvotes = 2\n', "odd number"),
+        ('[judges.a]\nmodel = "m"\nrubric = "r"\nrubric_file = "f"\n', "keep one"),
+        ('[judges.a]\nmodel = "m"\n[custom.a]\n', "different names"),
+        ('[webhooks.a]\nurl = "http://a"\n', "secret"),
+        ('[webhooks.a]\nurl = "ftp://a"\nsecret = "s"\n', "url"),
         ("[trainer]\nrank = 32\n[engine]\nserve = true\n", "max_lora_rank"),
     ],
 )

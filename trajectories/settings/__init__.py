@@ -40,6 +40,12 @@ from trajectories.settings.upstreams import (
     RouteSettings,
     UpstreamSettings,
 )
+from trajectories.settings.verdicts import (
+    CustomSettings,
+    JudgeSettings,
+    VerdictSettings,
+    WebhookSettings,
+)
 
 __all__ = [
     "POLICY",
@@ -47,9 +53,11 @@ __all__ = [
     "AgentSettings",
     "ArchiveSettings",
     "BreakerSettings",
+    "CustomSettings",
     "Dialect",
     "EngineSettings",
     "GatewaySettings",
+    "JudgeSettings",
     "Kind",
     "OtherUpstreamSettings",
     "Patience",
@@ -61,8 +69,12 @@ __all__ = [
     "TracingSettings",
     "TrainerSettings",
     "UpstreamSettings",
+    "VerdictSettings",
+    "WebhookSettings",
     "load_settings",
 ]
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$")]
 
 
 class Settings(BaseSettings):
@@ -91,9 +103,7 @@ class Settings(BaseSettings):
     redis: RedisSettings = RedisSettings()
     gateway: GatewaySettings = GatewaySettings()
     upstream: UpstreamSettings = UpstreamSettings()
-    upstreams: dict[
-        Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$")], OtherUpstreamSettings
-    ] = Field({}, description="Other servers, by name")
+    upstreams: dict[Name, OtherUpstreamSettings] = Field({}, description="Other servers, by name")
     routes: dict[str, RouteSettings] = Field({}, description="Model names of clients")
     breaker: BreakerSettings = BreakerSettings()
     tracing: TracingSettings = TracingSettings()
@@ -101,6 +111,9 @@ class Settings(BaseSettings):
     agents: dict[str, AgentSettings] = Field({}, description="Agents that differ, by name")
     archive: ArchiveSettings = ArchiveSettings()
     privacy: PrivacySettings = PrivacySettings()
+    judges: dict[Name, JudgeSettings] = Field({}, description="Models that judge, by name")
+    webhooks: dict[Name, WebhookSettings] = Field({}, description="Servers that reward, by name")
+    custom: dict[Name, CustomSettings] = Field({}, description="Functions that reward, by name")
     trainer: TrainerSettings = TrainerSettings()
     engine: EngineSettings = EngineSettings()
 
@@ -153,6 +166,20 @@ class Settings(BaseSettings):
         if circle := _circle({name: route.fallbacks for name, route in self.routes.items()}):
             raise ValueError(f"routes: the fallbacks run in a circle: {' -> '.join(circle)}")
         return self
+
+    @model_validator(mode="after")
+    def _verdicts_are_told_apart(self) -> Self:
+        names = [*self.judges, *self.webhooks, *self.custom]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(
+                f"{', '.join(twice)}: judges, webhooks and custom rewards need different names"
+            )
+        return self
+
+    @property
+    def verdict_sources(self) -> dict[str, VerdictSettings]:
+        """Everything that gives verdicts, by name."""
+        return {**self.judges, **self.webhooks, **self.custom}
 
     @property
     def spool_dir(self) -> Path:
@@ -224,15 +251,31 @@ def _circle(successors: dict[str, tuple[str, ...]]) -> list[str]:
 def _with_keys(settings: Settings) -> Settings:
     """`settings` with the keys that stand in variables of their own (`api_key_env`).
 
-    A variable that is not set is no error here: only the gateway needs the keys,
-    and it says so.
+    A variable that is not set is no error here: only the process that uses a key
+    needs it, and says so.
     """
     named = {
         name: upstream.model_copy(update={"api_key": os.environ.get(upstream.api_key_env)})
         for name, upstream in settings.upstreams.items()
         if upstream.api_key_env is not None
     }
-    return settings.model_copy(update={"upstreams": {**settings.upstreams, **named}})
+    judges = {
+        name: judge.model_copy(update={"api_key": os.environ.get(judge.api_key_env)})
+        for name, judge in settings.judges.items()
+        if judge.api_key_env is not None
+    }
+    webhooks = {
+        name: webhook.model_copy(update={"secret": os.environ.get(webhook.secret_env)})
+        for name, webhook in settings.webhooks.items()
+        if webhook.secret_env is not None
+    }
+    return settings.model_copy(
+        update={
+            "upstreams": {**settings.upstreams, **named},
+            "judges": {**settings.judges, **judges},
+            "webhooks": {**settings.webhooks, **webhooks},
+        }
+    )
 
 
 def _refuse_unknown_variables() -> None:

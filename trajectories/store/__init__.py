@@ -3,8 +3,8 @@
 One synchronous class for all three processes, in rooms by subject: `intake`
 (transitions), `votes` (feedback, with `targets` and `items`), `scoring` (rewards),
 `archiving`, `training` (what the trainer claims), `index` (what records are known
-by) and `reading`. Every write is idempotent: the same record twice has one effect,
-because a stage may always run twice.
+by), `verdicts` and `reading`. Every write is idempotent: the same record twice has
+one effect, because a stage may always run twice.
 """
 
 from trajectories.store.archiving import Archiving
@@ -15,6 +15,7 @@ from trajectories.store.reading import COUNTS
 from trajectories.store.refs import Archivable, Linkage, Scorable, TrajectoryRef
 from trajectories.store.targets import Place
 from trajectories.store.training import Training
+from trajectories.store.verdicts import Verdicts, VerdictState
 
 __all__ = [
     "COUNTS",
@@ -29,8 +30,9 @@ __all__ = [
     "Scorable",
     "Store",
     "TrajectoryRef",
+    "VerdictState",
 ]
 
 
-class Store(Intake, Archiving, Training, Index):
+class Store(Intake, Archiving, Training, Index, Verdicts):
     """Reads and writes records. Raises redis.RedisError when Redis cannot answer."""

@@ -1,0 +1,139 @@
+"""Verdicts: which are due, what became of each, and what judges spent.
+
+A verdict is asked for when a trajectory is closed and scored; `verdicts` holds
+the ask until it was given, refused for good, or made void. What a judge said is
+no subject of this room: it enters as a vote, like everybody's.
+"""
+
+import time
+from collections.abc import Sequence
+from typing import Literal
+
+from trajectories import keys
+from trajectories.model import Feedback, Record
+from trajectories.store.refs import TrajectoryRef
+from trajectories.store.room import Room
+
+_TAKE_BACK = """
+local now = redis.call('ZSCORE', KEYS[1], ARGV[1])
+if now and tonumber(now) == tonumber(ARGV[2]) then redis.call('ZREM', KEYS[1], ARGV[1]) end
+"""
+
+
+class VerdictState(Record):
+    """What became of one judge's verdict on one trajectory.
+
+    `stamp` says of which content and by which version of the judge; another one
+    is a verdict that was not given yet.
+    """
+
+    stamp: str
+    state: Literal["given", "abstained", "failed", "retried", "waiting"]
+    attempts: int = 0
+    reason: str = ""
+    votes: tuple[tuple[str, str | None, str], ...] = ()  # identity, response id, reward name
+    at: float = 0.0
+
+    @property
+    def is_over(self) -> bool:
+        return self.state in ("given", "abstained", "failed")
+
+
+class Verdicts(Room):
+    """Asks for verdicts and their states."""
+
+    def ask_verdicts(self, ref: TrajectoryRef, judges: Sequence[str], at: float) -> None:
+        """Ask for these judges' verdicts from `at` on; asking again makes it no later."""
+        if judges:
+            self._redis.zadd(keys.VERDICTS, {f"{judge} {ref}": at for judge in judges}, lt=True)
+
+    def claim_verdicts(self, due_before: float, again_at: float, limit: int = 200) -> list[str]:
+        """Asks (`judge tenant/trajectory`) that are due, oldest first; due again at `again_at`."""
+        found = self._redis.zrangebyscore(keys.VERDICTS, "-inf", due_before, start=0, num=limit)
+        asks = [member.decode() for member in found]
+        if asks:
+            self._redis.zadd(keys.VERDICTS, dict.fromkeys(asks, again_at), xx=True)
+        return asks
+
+    def verdict_due(self, judge: str, ref: TrajectoryRef) -> str | None:
+        """When this verdict is due, as `settle_verdict` wants it back; None: nobody asks."""
+        found = self._redis.zscore(keys.VERDICTS, f"{judge} {ref}")
+        return None if found is None else repr(float(found))
+
+    def settle_verdict(
+        self, judge: str, ref: TrajectoryRef, due: str, again_at: float | None = None
+    ) -> None:
+        """Take an ask back, or put it off; not when somebody asked again since `due` was read."""
+        member = f"{judge} {ref}"
+        if again_at is not None:
+            self._redis.zadd(keys.VERDICTS, {member: again_at}, xx=True)
+            return
+        self._redis.eval(_TAKE_BACK, 1, keys.VERDICTS, member, due)
+
+    def verdict_states(self, ref: TrajectoryRef) -> dict[str, VerdictState]:
+        """Judge -> what became of its verdict."""
+        found = self._redis.hgetall(keys.verdicts_of(ref.tenant, ref.id))
+        return {name.decode(): VerdictState.from_json(raw) for name, raw in found.items()}
+
+    def put_verdict_state(self, judge: str, ref: TrajectoryRef, state: VerdictState) -> None:
+        """Note what became of a verdict; with the trajectory it goes away."""
+        pipe = self._redis.pipeline(transaction=True)
+        pipe.hset(keys.verdicts_of(ref.tenant, ref.id), judge, state.to_json())
+        pipe.expire(keys.verdicts_of(ref.tenant, ref.id), keys.TRAJECTORY_TTL_SECONDS)
+        if state.state == "given":
+            now = time.time()
+            judged_key = keys.judged(ref.tenant, judge)
+            pipe.zadd(judged_key, {ref.id: now})
+            pipe.zremrangebyrank(judged_key, 0, -keys.JUDGED_KEPT - 1)
+            pipe.expire(judged_key, keys.JUDGE_TTL_SECONDS)
+            pipe.zadd(keys.JUDGED, {f"{judge} {ref.tenant}": now})
+            pipe.zremrangebyscore(keys.JUDGED, "-inf", now - keys.JUDGE_TTL_SECONDS)
+        pipe.execute()
+
+    def count_verdict(self, judge: str, tenant: str, counts: dict[str, int]) -> None:
+        """Add to what `ratchet judges` shows: verdicts, calls, tokens, failures by reason."""
+        key = keys.judge(tenant, judge)
+        pipe = self._redis.pipeline(transaction=True)
+        for name, number in counts.items():
+            pipe.hincrby(key, name, number)
+        pipe.expire(key, keys.JUDGE_TTL_SECONDS)
+        pipe.execute()
+
+    def quarantine_verdict(self, judge: str, ref: TrajectoryRef, reason: str, detail: str) -> None:
+        """List a verdict that was given up, where records that could not be applied are listed."""
+        pipe = self._redis.pipeline(transaction=True)
+        pipe.xadd(
+            keys.QUARANTINE,
+            {
+                "stream": f"verdicts/{judge}",
+                "id": str(ref),
+                "r": b"",
+                "reason": f"{reason}: {detail}",
+            },
+            maxlen=keys.QUARANTINE_KEPT,
+            approximate=False,
+        )
+        pipe.hincrby(keys.COUNTS, "quarantined", 1)
+        pipe.execute()
+
+    def votes_of(self, ref: TrajectoryRef) -> list[Feedback]:
+        """The votes on a trajectory and its responses, without the rest of it."""
+        found = self._redis.hvals(keys.feedback_of(ref.tenant, ref.id))
+        return sorted((Feedback.from_json(raw) for raw in found), key=lambda vote: vote.id)
+
+    def verdict_counts(self, judge: str, tenant: str) -> dict[str, int]:
+        """What `count_verdict` added up."""
+        found = self._redis.hgetall(keys.judge(tenant, judge))
+        return {name.decode(): int(value) for name, value in found.items()}
+
+    def judging_tenants(self, judge: str) -> list[str]:
+        """Tenants that this judge judged for within the last 90 days."""
+        pairs = (
+            member.decode().partition(" ") for member in self._redis.zrange(keys.JUDGED, 0, -1)
+        )
+        return sorted(tenant for name, _, tenant in pairs if name == judge)
+
+    def judged_trajectories(self, judge: str, tenant: str) -> list[TrajectoryRef]:
+        """The last trajectories it judged, oldest first; some may have expired."""
+        found = self._redis.zrange(keys.judged(tenant, judge), 0, -1)
+        return [TrajectoryRef(tenant, member.decode()) for member in found]

@@ -1,0 +1,29 @@
+"""The verdict process: one queue of its own, so that nothing slow stands before a reward."""
+
+from threading import Event
+
+from redis import Redis
+from rq import Queue
+
+from trajectories.queues import verdict_queue
+from trajectories.settings import Settings
+from workers.verdicts.jobs import use_panel
+from workers.verdicts.panel import build_panel, job_seconds
+from workers.worker import run_jobs
+
+
+def run_verdict_worker(settings: Settings, stop: Event, *, is_burst: bool = False) -> None:
+    """Give verdicts until `stop` is set or SIGTERM comes (`is_burst`: until none is asked for).
+
+    Raises SettingsError for a rubric, a key or a secret that is missing.
+    """
+    panel = build_panel(settings)
+    use_panel(panel)
+
+    def queue_of(redis: Redis) -> Queue:
+        return verdict_queue(redis, job_seconds(settings))
+
+    try:
+        run_jobs(settings, stop, queue_of, is_burst=is_burst)
+    finally:
+        panel.close()
