@@ -36,7 +36,7 @@ class Scorer:
     air: AirRules
     composition: Composition
     compositions: Mapping[str, Composition] = field(default_factory=dict)  # of agents that differ
-    roster: Roster = Roster({})  # whose verdicts are asked for once a trajectory is closed
+    roster: Roster = field(default_factory=Roster)  # who is asked once it is closed
 
     @classmethod
     def from_settings(
@@ -54,7 +54,7 @@ class Scorer:
                 name: Composition.from_settings(settings, agent)
                 for name, agent in (agents or {}).items()
             },
-            roster or Roster({}),
+            roster or Roster(),
         )
 
     def score(self, store: Store, ref: TrajectoryRef) -> None:

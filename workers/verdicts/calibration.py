@@ -61,7 +61,7 @@ def isotonic(pairs: Iterable[tuple[float, float]]) -> tuple[tuple[float, float],
             lower_scores, lower_humans = blocks.pop()
             scores, humans = lower_scores + scores, lower_humans + humans
         blocks.append((scores, humans))
-    knots = []
+    knots: list[tuple[float, float]] = []
     for scores, humans in blocks:
         level = min(1.0, max(-1.0, _mean(humans)))
         knots.extend((score, level) for score in dict.fromkeys((scores[0], scores[-1])))

@@ -95,9 +95,9 @@ class Oracle:
     def _digest(self, question: Question) -> str:
         """The same rubric, model, way of asking and content: the same verdict."""
         own = self.settings
-        way = (own.kind, own.version, own.model, self._url, own.output, own.votes, own.temperature)
-        way += (own.max_tokens, own.reasons)
-        return derived_id("op", repr(way), self.rubric, question.task, *question.parts)
+        way = (own.kind, own.version, own.model, self._url, own.output, own.votes)
+        way_on = (own.temperature, own.max_tokens, own.reasons)
+        return derived_id("op", repr((way, way_on)), self.rubric, question.task, *question.parts)
 
     def _reply(self, question: Question, purse: Purse) -> list[Score]:
         """One call's scores."""

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from trajectories.ids import derived_id
 from trajectories.model import Trajectory
@@ -13,7 +13,7 @@ from trajectories.settings import VerdictSettings
 class Roster:
     """Judges, webhooks and custom rewards by name."""
 
-    sources: Mapping[str, VerdictSettings]
+    sources: Mapping[str, VerdictSettings] = field(default_factory=dict)
 
     def due_for(self, trajectory: Trajectory) -> list[str]:
         """Names of those that look at this trajectory; the same whenever it is asked."""
