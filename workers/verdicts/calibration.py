@@ -82,23 +82,23 @@ def interpolate(knots: Sequence[tuple[float, float]], score: float) -> float:
 def pairs_of(votes: Sequence[Feedback], judge: str) -> list[tuple[float, float]]:
     """(the judge's raw score, what people said) of each thing that both spoke of.
 
-    What people said of a whole trajectory is the mean of their votes on it, else
-    the mean over the responses they voted on.
+    `votes` are those that stand. What people said of a whole trajectory is the mean
+    of their votes on it, else the mean over the transitions they voted on.
     """
     people: dict[str | None, list[float]] = defaultdict(list)
     for vote in votes:
         if vote.source.type == "human" and vote.reward is not None:
-            people[vote.response_id].append(vote.reward)
+            people[vote.transition_id].append(vote.reward)
     if people and None not in people:
         people[None] = [_mean(values) for values in people.values()]
     return [
-        (float(raw), _mean(people[vote.response_id]))
+        (float(raw), _mean(people[vote.transition_id]))
         for vote in votes
         if vote.source.type == "judge"
         and vote.source.id == judge
         and vote.reward is not None
         and isinstance(raw := vote.metadata.get("raw"), int | float)
-        and people.get(vote.response_id)
+        and people.get(vote.transition_id)
     ]
 
 

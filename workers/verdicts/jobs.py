@@ -11,6 +11,7 @@ from redis import Redis
 from rq import get_current_job
 
 from trajectories import keys
+from trajectories.standing import standing_votes
 from trajectories.store import Store
 from workers.jobs import NotConfigured
 from workers.verdicts.calibration import Calibration, fit, pairs_of
@@ -40,11 +41,13 @@ def calibrate_judge(judge: str) -> None:
 
 def calibrate(store: Store, redis: Redis, judge: str, tenant: str) -> Calibration | None:
     """Fit one judge for one tenant on the trajectories that both judged; None: too few."""
-    pairs = [
-        pair
-        for ref in store.judged_trajectories(judge, tenant)
-        for pair in pairs_of(store.votes_of(ref), judge)
-    ]
+    pairs = []
+    for ref in store.judged_trajectories(judge, tenant):
+        votes = store.votes_of(ref)
+        is_labelled = any(vote.source.type == "human" for vote in votes)
+        trajectory = store.trajectory(ref) if is_labelled else None
+        if trajectory is not None:
+            pairs += pairs_of(standing_votes(trajectory.transitions, votes), judge)
     before = calibration_of(redis, judge, tenant)
     version = (before.version if before else 0) + 1
     fitted = fit(pairs, version=version, at=time.time())

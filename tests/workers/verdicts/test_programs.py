@@ -100,7 +100,7 @@ HOOK_FAILURES: dict[str, tuple[Any, str]] = {
     "a text for a value": ({"rewards": [{"value": "1"}]}, "garbage"),
     "a bool for a value": ({"rewards": [{"value": True}]}, "garbage"),
     "a name of another kind": ({"rewards": [{"name": "a b", "value": 1}]}, "garbage"),
-    "a field that nobody knows": ({"rewards": [{"value": 1, "vlaue": 1}]}, "garbage"),
+    "a field that nobody knows": ({"rewards": [{"value": 1, "worth": 1}]}, "garbage"),
     "a stranger's transition": ({"rewards": [{"value": 1, "transition_id": "tr_x"}]}, "garbage"),
     "one thing said twice": ({"rewards": [{"value": 1}, {"value": 0}]}, "garbage"),
     "too many": ({"rewards": [{"name": f"n{n}", "value": 1} for n in range(300)]}, "garbage"),
