@@ -21,16 +21,10 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # the training stack's own
 
 with warnings.catch_warnings():  # TRL warns of each vLLM it was not tested with
     warnings.simplefilter("ignore")
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import (
-        AutoModelForCausalLM,
-        PreTrainedTokenizerFast,
-        Qwen3Config,
-        Qwen3ForCausalLM,
-        TrainerCallback,
-    )
+    from transformers import AutoModelForCausalLM, TrainerCallback
     from trl import GRPOTrainer
 
+    from tests.trainer.tiny_model import VOCABULARY, save_base
     from trainer.grpo import EachRowOnce, LoggedGRPOTrainer, make_grpo_trainer, micro_batch
     from trainer.policy import (
         TrainingError,
@@ -42,35 +36,10 @@ with warnings.catch_warnings():  # TRL warns of each vLLM it was not tested with
     from trainer.round import check_gap, last_checkpoint, train
     from trainer.sft import row_of
 
-VOCABULARY = 64
-
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("base")
-    torch.manual_seed(0)
-    torch.set_num_threads(1)
-    config = Qwen3Config(
-        vocab_size=VOCABULARY,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=16,
-        max_position_embeddings=128,
-        initializer_range=0.2,
-        bos_token_id=None,
-        eos_token_id=1,
-        pad_token_id=0,
-    )
-    Qwen3ForCausalLM(config).save_pretrained(path)
-    words = Tokenizer(models.WordLevel({str(i): i for i in range(VOCABULARY)}, unk_token="0"))
-    words.pre_tokenizer = pre_tokenizers.Whitespace()
-    PreTrainedTokenizerFast(tokenizer_object=words, eos_token="1", pad_token="0").save_pretrained(
-        path
-    )
-    return path
+    return save_base(tmp_path_factory.mktemp("base"))
 
 
 @pytest.fixture(scope="module")

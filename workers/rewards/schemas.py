@@ -1,9 +1,10 @@
 """Whether a value holds a JSON schema that a client wrote.
 
 Pure. The schema comes from a stranger: a remote `$ref` is never fetched (the
-library would, by default), and a schema that is itself broken says nothing
-about the model, so it finds no fault. An agent sends the same schemas with
-every call, so checked ones are kept.
+library would, by default), a pattern is never run (a regular expression can be
+made to take hours), and a schema that is itself broken says nothing about the
+model, so it finds no fault. An agent sends the same schemas with every call, so
+checked ones are kept.
 """
 
 import re
@@ -11,12 +12,14 @@ from functools import lru_cache
 from typing import Any
 
 import orjson
-from jsonschema import Draft202012Validator
+from jsonschema import Draft202012Validator, validators
 from jsonschema.exceptions import SchemaError, ValidationError
 from referencing import Registry
 from referencing.exceptions import Unresolvable
 
 KEPT = 1024  # schemas
+
+_Validator: Any = validators.extend(Draft202012Validator, {"pattern": None})
 
 
 def first_fault(schema: dict[str, Any], value: Any) -> str | None:
@@ -48,11 +51,13 @@ def _dict(value: Any) -> dict[str, Any]:
 
 
 @lru_cache(maxsize=KEPT)
-def _validator(schema: bytes) -> Draft202012Validator | None:
+def _validator(schema: bytes) -> Any:
     """A validator for a schema, or None when the schema is broken itself."""
+    if b'"patternProperties"' in schema:
+        return None
     parsed = orjson.loads(schema)
     try:
         Draft202012Validator.check_schema(parsed)
     except (SchemaError, re.error, RecursionError):
         return None
-    return Draft202012Validator(parsed, registry=Registry())
+    return _Validator(parsed, registry=Registry())

@@ -61,6 +61,21 @@ class Turn:
         return choices[0].finish_reason if choices else None
 
     @cached_property
+    def messages(self) -> list[Any]:
+        """What the request says, in order."""
+        return messages_of(self.request)
+
+    @property
+    def news(self) -> list[Any]:
+        """The messages that the turn before of the same agent did not have; all, where unsure."""
+        before = self.story.of_agent[self.transition.agent][self.rank - 1] if self.rank else None
+        size = len(before.messages) if before is not None else 0
+        if before is None or not 0 < size <= len(self.messages):
+            return self.messages
+        is_longer = self.messages[size - 1] == before.messages[-1]
+        return self.messages[size:] if is_longer else self.messages
+
+    @cached_property
     def calls(self) -> tuple[ToolCall, ...]:
         """The tool calls of the answer."""
         return calls_of(self.transition)
@@ -179,7 +194,7 @@ class Story:
         """Call id -> its results and where each was seen first."""
         found: dict[str, list[tuple[int, ToolResult]]] = {}
         for place, turn in enumerate(self.turns):
-            for result in results_of(turn.request):
+            for result in results_of(turn.news):
                 known = found.setdefault(result.call_id, [])
                 if not known or known[-1][1] != result:
                     known.append((place, result))
@@ -200,13 +215,12 @@ class Story:
         """Place -> turns with equal requests; what nothing equals is left out."""
         by_shape: dict[Any, list[list[Turn]]] = defaultdict(list)
         for turn in self.turns:
-            messages = messages_of(turn.request)
-            if not messages:
+            if not turn.messages:
                 continue
-            last = str(messages[-1])[-200:]
-            sets = by_shape[turn.transition.agent, len(messages), last]
+            last = str(turn.messages[-1])[-200:]
+            sets = by_shape[turn.transition.agent, len(turn.messages), last]
             for members in sets:
-                if messages_of(members[0].request) == messages:
+                if members[0].messages == turn.messages:
                     members.append(turn)
                     break
             else:

@@ -32,7 +32,7 @@ def says_error(text: str) -> bool:
             pass
         else:
             return isinstance(body, dict) and _reports_error(body)
-    return _OPENING.match(text) is not None or _TRACEBACK in text[:2000]
+    return _OPENING.match(text[:500]) is not None or _TRACEBACK in text[:2000]
 
 
 def is_empty(text: str) -> bool:

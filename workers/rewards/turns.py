@@ -6,7 +6,7 @@ and messages bodies are understood; answers are always in chat form.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -111,9 +111,9 @@ def messages_of(request: dict[str, Any]) -> list[Any]:
     return items if isinstance(items, list) else []
 
 
-def results_of(request: dict[str, Any]) -> Iterator[ToolResult]:
-    """Every tool result a request carries, in any of the three shapes."""
-    for message in messages_of(request):
+def results_of(messages: Iterable[Any]) -> Iterator[ToolResult]:
+    """Every tool result in messages or items, in any of the three shapes."""
+    for message in messages:
         if not isinstance(message, dict):
             continue
         content = message.get("content")
