@@ -5,20 +5,19 @@ show what it returns. `ratchet --install-completion` sets up the shell.
 """
 
 import os
-import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Annotated, Any
 
-import orjson
 import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ratchet import __version__, access
-from ratchet.redis_server import embedded_settings, is_configured, open_redis
+from ratchet import __version__, access, traffic
+from ratchet.processes import run_in_foreground
+from ratchet.redis_server import environment_of, open_redis
 from ratchet.triggers import request_roll_back, request_round, trainer_status
 from trajectories.connection import Redis, RedisError
 from trajectories.errors import NotEnoughRewards, RatchetError
@@ -35,6 +34,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(access.app, name="keys")
+app.add_typer(traffic.rewards, name="rewards")
+app.command(name="export")(traffic.export)
+app.command(name="import")(traffic.import_file)
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
@@ -50,12 +52,6 @@ def _settings(data_dir: Path | None = None, **overrides: Any) -> Settings:
     if data_dir is not None:
         overrides["data_dir"] = data_dir
     return load_settings(**overrides)
-
-
-def _environment(settings: Settings) -> dict[str, str]:
-    """What a child process needs to work on the same data and the same Redis."""
-    url = settings.redis.url if is_configured(settings) else embedded_settings(settings).url
-    return {"RATCHET_DATA_DIR": str(settings.data_dir.resolve()), "RATCHET_REDIS_URL": url}
 
 
 def _registry(redis: Redis, settings: Settings) -> Registry:
@@ -227,13 +223,8 @@ def train(
         if once and trainer_status(redis, settings.policy) is not None:
             raise typer.Exit(_round_by_running_trainer(redis, settings))
         command = [sys.executable, "-m", "trainer", *(["--once"] if once else [])]
-        child = subprocess.Popen(command, env={**os.environ, **_environment(settings)})
-        stop = stop_on_signals()
-        while child.poll() is None:
-            if stop.wait(0.2):
-                child.terminate()
-                child.wait()
-    raise typer.Exit(child.returncode)
+        status = run_in_foreground(command, environment_of(settings))
+    raise typer.Exit(status)
 
 
 def _round_by_running_trainer(redis: Redis, settings: Settings) -> int:
@@ -246,33 +237,6 @@ def _round_by_running_trainer(redis: Redis, settings: Settings) -> int:
         return NOT_ENOUGH
     out.print(f"{run['phase']}: {settings.policy}@{run['version']} {run['reason']}".rstrip())
     return 0 if run["phase"] == "promoted" else 1
-
-
-@app.command()
-def export(
-    output: Annotated[
-        Path | None, typer.Argument(help="A JSONL file (default: standard output).")
-    ] = None,
-    rewarded: Annotated[bool, typer.Option(help="Only trajectories that have a reward.")] = False,
-    data_dir: DataDir = None,
-) -> None:
-    """Write the recorded traffic as JSONL, one line a transition."""
-    from ratchet.export import export_rows
-
-    settings = _settings(data_dir)
-    count = 0
-    with open_redis(settings) as redis:
-        rows = export_rows(Store(redis), is_rewarded_only=rewarded)
-        stream = output.open("wb") if output else sys.stdout.buffer
-        try:
-            for row in rows:
-                stream.write(orjson.dumps(row) + b"\n")
-                count += 1
-        finally:
-            stream.flush()
-            if output:
-                stream.close()
-    err.print(f"{count:,} transitions")
 
 
 @app.command()

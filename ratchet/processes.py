@@ -1,6 +1,6 @@
 """Child processes: started, watched, restarted, stopped; their lines in one coloured log.
 
-This knows nothing of Ratchet. Which processes there are is `up.py`'s subject.
+This knows nothing of Ratchet but how it is stopped. Which processes there are is `up.py`'s subject.
 """
 
 import ctypes
@@ -14,6 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
+
+from trajectories.signals import stop_on_signals
 
 PR_SET_PDEATHSIG = 1
 RESTART_FIRST_SECONDS = 0.5
@@ -194,3 +196,14 @@ def file_sink(path: Path) -> LineSink:
             log.write(f"{name:<10} | {line}\n")
 
     return write
+
+
+def run_in_foreground(command: Sequence[str], environment: Mapping[str, str]) -> int:
+    """Run one process to its end, and end it on Ctrl-C or SIGTERM; its exit status."""
+    stop = stop_on_signals()
+    child = subprocess.Popen(command, env={**os.environ, **environment})
+    while child.poll() is None:
+        if stop.wait(0.1):
+            child.terminate()
+            child.wait()
+    return child.returncode

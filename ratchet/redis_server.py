@@ -146,6 +146,12 @@ class EmbeddedRedis:
             self._process.wait()
 
 
+def environment_of(settings: Settings) -> dict[str, str]:
+    """What a child process needs to work on the same data and the same Redis."""
+    url = settings.redis.url if is_configured(settings) else embedded_settings(settings).url
+    return {"RATCHET_DATA_DIR": str(settings.data_dir.resolve()), "RATCHET_REDIS_URL": url}
+
+
 @contextmanager
 def open_redis(settings: Settings) -> Iterator[Redis]:
     """A connection for a command that only looks.

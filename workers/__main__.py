@@ -1,5 +1,7 @@
 """`python -m workers dispatcher`, `worker`, `verdicts`, `archiver`: between gateway and trainer.
 
+`replay` is none of them: it computes the rewards of old traffic anew, and ends.
+
 Parses arguments first and imports after, so that `--help` is quick. Settings
 come from `ratchet.toml` and the environment (docs/settings.md).
 """
@@ -14,12 +16,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m workers", description=__doc__)
     parser.add_argument(
         "process",
-        choices=("dispatcher", "worker", "verdicts", "archiver"),
+        choices=("dispatcher", "worker", "verdicts", "archiver", "replay"),
         help="dispatcher: streams to the store and the queues. worker: runs reward jobs."
         " verdicts: asks judges, webhooks and custom rewards."
-        " archiver: what was scored to the archive",
+        " archiver: what was scored to the archive. replay: rewards anew, with options of its own",
     )
-    process = parser.parse_args(arguments).process
+    given, rest = parser.parse_known_args(arguments)
+    process = given.process
+    if rest and process != "replay":
+        parser.error(f"unknown: {' '.join(rest)}")
 
     from trajectories.errors import SettingsError
     from trajectories.lease import LeaseHeld
@@ -27,9 +32,13 @@ def main(arguments: list[str] | None = None) -> int:
     from trajectories.signals import stop_on_signals
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    stop = stop_on_signals()
     try:
         settings = load_settings()
+        if process == "replay":
+            from workers.replay import run_replay
+
+            return run_replay(settings, rest)
+        stop = stop_on_signals()
         if process == "dispatcher":
             from workers.dispatcher import build_dispatcher
 
