@@ -23,16 +23,16 @@ class Key:
 KEYS: tuple[Key, ...] = (
     Key("traffic:{gateway}", "stream", "trimmed", "spooled records, entry id <sequence>-0"),
     Key("traffic:gateways", "set", "permanent", "ids of all spools that ever shipped"),
-    Key("transition:{tenant}:{id}", "string", "ttl", "one transition, JSON"),
+    Key("message:{tenant}:{digest}", "string", "ttl", "a message or a large field, stored once"),
+    Key(
+        "message-secrets", "hash", "permanent", "tenant -> what its messages' digests are keyed by"
+    ),
+    Key("dictionaries:{tenant}", "hash", "permanent", "id -> zstd dictionary; `current` -> its id"),
     Key("trajectory:{tenant}:{id}", "hash", "ttl", "agent, task, times, revision, reward"),
-    Key("trajectory:{tenant}:{id}:transitions", "zset", "ttl", "transition ids by start time"),
+    Key("trajectory:{tenant}:{id}:transitions", "hash", "ttl", "transition id -> it, packed"),
     Key("trajectory:{tenant}:{id}:feedback", "hash", "ttl", "feedback id -> feedback, JSON"),
     Key("trajectory:{tenant}:{id}:rewards", "hash", "ttl", "reward id -> reward, JSON"),
     Key("trajectory:{tenant}:{id}:superseded", "zset", "ttl", "attempts that a retry replaced"),
-    Key("alias:{tenant}:{id}", "string", "ttl", "another id of a trajectory -> its own"),
-    Key("link:{tenant}:{digest}", "zset", "ttl", "whose answer this was; 64 members, a day"),
-    Key("attempts:{tenant}:{digest}", "zset", "ttl", "attempts at one call; 64 members, an hour"),
-    Key("response:{tenant}:{id}", "string", "ttl", "response id -> trajectory and transition"),
     Key(
         "index:{tenant}:{slice}:{shard}",
         "hash",
@@ -97,10 +97,12 @@ API_USAGE = "keys:usage"
 API_PROCESSES = "keys:processes"
 VERDICTS = "verdicts"
 JUDGED = "judged"
+MESSAGE_SECRETS = "message-secrets"
 API_CHANNEL = "keys"
 DISPATCHERS = "dispatchers"  # the consumer group on every traffic stream
 
 TRAJECTORY_TTL_SECONDS = 7 * DAY
+MESSAGE_TTL_SECONDS = TRAJECTORY_TTL_SECONDS + DAY  # it outlives whatever refers to it
 FEEDBACK_TTL_SECONDS = 30 * DAY
 PENDING_TTL_SECONDS = DAY
 LINK_TTL_SECONDS = DAY
@@ -128,8 +130,13 @@ def traffic(gateway: str) -> str:
     return f"traffic:{gateway}"
 
 
-def transition(tenant: str, transition_id: str) -> str:
-    return f"transition:{tenant}:{transition_id}"
+def messages(tenant: str) -> str:
+    """What the keys of a tenant's messages begin with; the rest is the digest in base64."""
+    return f"message:{tenant}:"
+
+
+def dictionaries(tenant: str) -> str:
+    return f"dictionaries:{tenant}"
 
 
 def trajectory(tenant: str, trajectory_id: str) -> str:
@@ -150,22 +157,6 @@ def rewards_of(tenant: str, trajectory_id: str) -> str:
 
 def superseded_of(tenant: str, trajectory_id: str) -> str:
     return f"trajectory:{tenant}:{trajectory_id}:superseded"
-
-
-def alias(tenant: str, other_id: str) -> str:
-    return f"alias:{tenant}:{other_id}"
-
-
-def link(tenant: str, digest: str) -> str:
-    return f"link:{tenant}:{digest}"
-
-
-def attempts(tenant: str, digest: str) -> str:
-    return f"attempts:{tenant}:{digest}"
-
-
-def response(tenant: str, response_id: str) -> str:
-    return f"response:{tenant}:{response_id}"
 
 
 def kept_response(tenant: str, response_id: str) -> str:

@@ -174,7 +174,7 @@ class Archiver:
     def _add(self, ref: TrajectoryRef, found: Archivable) -> None:
         """Draft one trajectory, whole: with what only the archive has of it."""
         record = Archived.of(found)
-        if not found.archived or not found.is_whole:
+        if not found.archived:
             cold = self._archive.read(ref)
             if cold == self._scrub(record):
                 # Killed between the manifest and the note of it.

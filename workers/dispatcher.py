@@ -46,7 +46,7 @@ class Dispatcher:
         timing = timing or Timing()
         self._redis: Any = redis
         self._store = Store(redis)
-        self._linker = Linker(redis, self._store)
+        self._linker = Linker(self._store)
         self._traffic = Traffic(redis, blocking)
         queue = reward_queue(redis, timing.job_timeout)
         self._reconciler = Reconciler(redis, self._store, queue, timing)
@@ -105,11 +105,29 @@ class Dispatcher:
 
     def _apply_all(self, entries: Sequence[Entry]) -> None:
         """Apply a batch in the order of its calls: several streams may hold one conversation."""
-        pairs = [(entry, self._read(entry)) for entry in entries]
-        for entry, record in sorted(pairs, key=lambda pair: _when(pair[1])):
-            if record is not None:
+        if not entries:
+            return
+        read = [(entry, self._read(entry)) for entry in entries]
+        pairs = sorted(
+            ((entry, record) for entry, record in read if record is not None),
+            key=lambda pair: _when(pair[1]),
+        )
+        is_added = self._add_all([record for _, record in pairs if isinstance(record, Transition)])
+        for entry, record in pairs:
+            if not (is_added and isinstance(record, Transition)):
                 self._apply(entry, record)
         self._traffic.acknowledge(entries)
+
+    def _add_all(self, transitions: Sequence[Transition]) -> bool:
+        """Store the transitions of a batch; False where each has to be tried by itself."""
+        try:
+            self._linker.add_all(transitions, settle_seconds=self._timing.settle)
+        except RedisError:
+            raise
+        except Exception:  # something is wrong with one of them
+            log.exception("a batch could not be stored as one")
+            return False
+        return True
 
     def _read(self, entry: Entry) -> Recorded | None:
         """The record of an entry; what is none is set aside."""
@@ -149,6 +167,7 @@ class Dispatcher:
     def _start_over(self) -> None:
         """The groups may be gone: join them again before the next read."""
         self._traffic.forget()
+        self._store.forget_written()
         self._reload = Timer(self._timing.reload_gateways)
 
     def _note(self, error: RedisError | None) -> None:
@@ -160,10 +179,8 @@ class Dispatcher:
         self._is_well = error is None
 
 
-def _when(record: Recorded | None) -> float:
+def _when(record: Recorded) -> float:
     """When a call began or a vote came, in unix seconds."""
-    if record is None:
-        return 0.0
     return record.started_at if isinstance(record, Transition) else record.received_at
 
 

@@ -16,6 +16,7 @@ class Timing:
     reclaim_idle: float = 15.0  # entries of a dead dispatcher are taken over after this
     trim_every: float = 2.0
     debounce: float = 1.0  # changes of one trajectory within this cost one job
+    settle: float = 4.0  # and of one that only goes on, within this more
     job_timeout: int = JOB_TIMEOUT_SECONDS
     ask_again: float = 2.0 * JOB_TIMEOUT_SECONDS  # a job that is gone by then was lost
     ask_again_failed: float = 600.0  # scoring that failed for good is tried this seldom

@@ -21,6 +21,7 @@ from trajectories.registry import Heartbeat, Registry
 from trajectories.resources import VersionState
 from trajectories.settings import Settings
 from trajectories.store import Store
+from trajectories.store.packing import pack
 
 CRASH_POINTS = (
     "batch_written",
@@ -164,7 +165,7 @@ def test_a_trajectory_that_cannot_be_read_does_not_stop_a_round(
     make_loop: LoopMaker, store: Store, registry: Registry, redis: Redis
 ) -> None:
     make_trainable(store, 5)
-    redis.set(keys.transition("default", "t0004-0"), b"not a record")
+    redis.hset(keys.transitions_of("default", "t0004"), pack("t0004-0"), b"not a record")
     with make_loop() as loop:
         cycle_until(loop, lambda: registry.snapshot().current == 1)
     assert len(refs_of_all_runs(make_loop.settings)) == 4

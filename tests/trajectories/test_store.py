@@ -319,7 +319,7 @@ def test_a_vote_without_a_target_is_a_record_error_everywhere(store: Store) -> N
 
 def test_the_leak_check_finds_what_it_should(redis: Any) -> None:
     redis.set("stray", 1)
-    redis.set(keys.transition("default", "x"), 1)
+    redis.set(keys.messages("default") + "x", 1)
     redis.set(keys.COUNTS, 1)
     assert len(key_leaks(redis)) == 3
     redis.flushall()

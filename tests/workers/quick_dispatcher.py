@@ -18,6 +18,7 @@ QUICK = Timing(
     reclaim_idle=0.5,
     trim_every=0.2,
     debounce=0.1,
+    settle=0.0,
     job_timeout=3,
     ask_again=6.0,
     close_every=0.2,

@@ -160,7 +160,7 @@ def test_turns_that_expired_in_redis_stay_in_the_archive(redis: Any, tmp_path: P
     place = Place(str(tmp_path))
     store = record(redis, turns=2)
     archive_all(redis, place)
-    redis.delete(keys.transition("default", "tr_traj_a_0"))
+    redis.delete(*redis.keys("trajectory:default:traj_a*"))
     store.add_transition(conversation("traj_a", 3)[2])
     rescore(store)
     archive_all(redis, place)

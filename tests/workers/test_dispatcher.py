@@ -30,7 +30,7 @@ def client(settings: Settings) -> Any:
 
 
 def dispatcher(settings: Settings, **changes: Any) -> Dispatcher:
-    return build_dispatcher(settings, Timing(block=0.01, trim_every=0, **changes))
+    return build_dispatcher(settings, Timing(block=0.01, trim_every=0, settle=0.0, **changes))
 
 
 def reconciler(client: Any, **changes: Any) -> Reconciler:

@@ -16,7 +16,7 @@ FILES = sorted(CASES.glob("*.json"))
 def add_all(redis: Any, transitions: list[Transition]) -> dict[str, Transition]:
     """Store the calls, and read them back from wherever they went."""
     store = Store(redis)
-    linker = Linker(redis, store)
+    linker = Linker(store)
     for transition in transitions:
         assert linker.add(transition)
     stored = {}

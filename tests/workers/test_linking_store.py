@@ -18,6 +18,7 @@ from trajectories.settings import Settings
 from trajectories.store import Store, TrajectoryRef
 from workers.dispatcher import build_dispatcher
 from workers.linker import Linker
+from workers.linking import call_digest, marks_of
 from workers.timing import Timing
 
 ASK = user("What is the weather in Seoul?")
@@ -34,7 +35,7 @@ def store(redis: Any) -> Store:
 
 @pytest.fixture
 def linker(redis: Any, store: Store) -> Linker:
-    return Linker(redis, store)
+    return Linker(store)
 
 
 def read(store: Store, ref: TrajectoryRef = REF) -> Trajectory:
@@ -122,11 +123,13 @@ def test_votes_are_joined_by_the_replay_when_the_first_try_died_in_between(redis
     store = Store(redis)
     store.add_feedback(vote(1.0, trajectory="traj_b"))
     store.add_feedback(vote(1.0, response="chatcmpl-b"))
-    Linker(redis, store).add(FIRST)
+    Linker(store).add(FIRST)
     with pytest.raises(KeyboardInterrupt):
-        Linker(redis, Killed(redis)).add(NEXT)
-    redis.delete(*redis.keys("link:*"))  # the evidence may be gone; what was decided stands
-    assert not Linker(redis, store).add(NEXT)
+        Linker(Killed(redis)).add(NEXT)
+    redis.delete(
+        *redis.keys("index:default:d*")
+    )  # the evidence may be gone; what was decided stands
+    assert not Linker(store).add(NEXT)
     scorable = store.scorable(REF)
     assert scorable is not None
     assert len(scorable.feedback) == 2
@@ -135,25 +138,27 @@ def test_votes_are_joined_by_the_replay_when_the_first_try_died_in_between(redis
 
 def test_two_dispatchers_that_disagree_store_it_once(redis: Any) -> None:
     class Overtaken(Store):
-        def add_transition(self, transition: Transition, *rest: Any) -> bool:
-            Store(redis).add_transition(NEXT, *rest)  # another one saw no link, and was first
-            return super().add_transition(transition, *rest)
+        def add_transitions(self, additions: Any, **named: Any) -> list[bool]:
+            Store(redis).add_transition(NEXT)  # another one saw no link, and was first
+            return super().add_transitions(additions, **named)
 
-    Linker(redis, Store(redis)).add(FIRST)
+    Linker(Store(redis)).add(FIRST)
     store = Overtaken(redis)
-    assert not Linker(redis, store).add(NEXT)
+    assert not Linker(store).add(NEXT)
     assert ids(store, GIVEN) == ["tr_b"]
     assert ids(store) == ["tr_a"]
 
 
-def test_marks_are_bounded(linker: Linker, redis: Any) -> None:
+def test_marks_are_bounded(store: Store, linker: Linker, redis: Any) -> None:
     for number in range(keys.LINK_MEMBERS_KEPT + 9):
         linker.add(made(str(number), [ASK], LONG, at=1_000.0 + number))
-    for name in redis.scan_iter(match="link:*"):
-        assert redis.zcard(name) <= keys.LINK_MEMBERS_KEPT
-        assert 0 < redis.ttl(name) <= keys.LINK_TTL_SECONDS
-    for name in redis.scan_iter(match="attempts:*"):
-        assert redis.zcard(name) <= keys.ATTEMPTS_KEPT
+    digests = [mark.digest for mark in marks_of(FIRST)]
+    found = store.find("default", "link", digests)
+    assert set(found) == set(digests)
+    assert {len(noted) for noted in found.values()} == {keys.LINK_MEMBERS_KEPT}
+    assert len(store.attempts("default", call_digest(FIRST))) == keys.ATTEMPTS_KEPT
+    for name in redis.scan_iter(match="index:default:d*"):
+        assert 0 < redis.ttl(name) <= 2 * keys.LINK_TTL_SECONDS
 
 
 BROKEN = made("a", [ASK], LONG, outcome=Outcome.DISCONNECTED)
@@ -229,11 +234,11 @@ def test_a_killed_dispatchers_supersession_is_made_up_for(redis: Any) -> None:
             raise KeyboardInterrupt
 
     store = Store(redis)
-    Linker(redis, store).add(BROKEN)
+    Linker(store).add(BROKEN)
     with pytest.raises(KeyboardInterrupt):
-        Linker(redis, Killed(redis)).add(RETRY)
+        Linker(Killed(redis)).add(RETRY)
     assert ids(store) == ["tr_a", "tr_b"]
-    Linker(redis, store).add(RETRY)
+    Linker(store).add(RETRY)
     assert ids(store) == ["tr_b"]
 
 
@@ -262,13 +267,13 @@ def counted(server: RedisServer) -> Iterator[Any]:
 
 def round_trips(client: Any, transition: Transition) -> int:
     Counted.sent = 0
-    assert Linker(client, Store(client)).add(transition)
+    assert Linker(Store(client)).add(transition)
     return Counted.sent
 
 
 def test_a_long_conversation_costs_no_more_round_trips_than_a_short_one(counted: Any) -> None:
+    round_trips(counted, made("first", [user("Well?")], "Yes."))  # the scripts are sent once
     long = [user(f"question {n}") if n % 2 else assistant(f"{LONG} {n}") for n in range(40)]
-    round_trips(counted, made("first", [ASK], LONG, source="url"))  # scripts are loaded once
     named = round_trips(counted, made("named", [ASK], LONG, source="url"))
     assert round_trips(counted, made("short", [ASK], LONG)) == named + 1
     assert round_trips(counted, made("long", long, LONG)) == named + 1
@@ -278,8 +283,8 @@ def test_calls_of_one_conversation_in_two_streams_are_applied_in_order(
     settings: Settings, server: RedisServer
 ) -> None:
     client: Any = connect(settings.redis)
+    now = time.time()
     for gateway, record in (("g2", NEXT), ("g3", FIRST)):  # read in this order
-        now = time.time()
         current = record.model_copy(update={"started_at": now - 100 + record.started_at / 1e3})
         client.sadd(keys.GATEWAYS, gateway)
         client.xadd(keys.traffic(gateway), {"r": pack_record(current)}, id="1-0")

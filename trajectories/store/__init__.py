@@ -34,5 +34,5 @@ __all__ = [
 ]
 
 
-class Store(Intake, Archiving, Training, Index, Verdicts):
+class Store(Intake, Archiving, Training, Verdicts):
     """Reads and writes records. Raises redis.RedisError when Redis cannot answer."""

@@ -5,13 +5,11 @@ Each scoring of a closed trajectory raises its `edition` and puts it into
 """
 
 import time
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from redis import WatchError
 
 from trajectories import keys
-from trajectories.model import Transition
 from trajectories.store.refs import Archivable, TrajectoryRef
 from trajectories.store.scoring import Scoring
 
@@ -43,15 +41,15 @@ class Archiving(Scoring):
         if scorable is None:
             return None
         superseded_ids = self._redis.zrange(keys.superseded_of(ref.tenant, ref.id), 0, -1)
-        recorded = self._redis.zcard(keys.transitions_of(ref.tenant, ref.id))
+        names = {member.decode() for member in superseded_ids}
+        replaced = [entry for entry in self.recorded(ref) if entry.id in names] if names else []
         return Archivable(
             trajectory=scorable.trajectory,
             feedback=scorable.feedback,
-            superseded=self._transitions(ref.tenant, superseded_ids),
+            superseded=tuple(replaced),
             edition=int(edition or 0),
             archived=int(archived or 0),
             is_labelled=labelled == b"1",
-            is_whole=recorded <= len(scorable.trajectory.transitions),
         )
 
     def note_archived(self, ref: TrajectoryRef, edition: int, archived: int) -> bool:
@@ -120,21 +118,8 @@ class Archiving(Scoring):
     def hold(self, refs: Sequence[TrajectoryRef]) -> None:
         """Keep trajectories for a whole time to live more: the archive cannot take them now."""
         now = time.time()
+        pipe = self._redis.pipeline(transaction=False)
         for ref in refs:
-            pipe = self._redis.pipeline(transaction=False)
-            pipe.zrange(keys.transitions_of(ref.tenant, ref.id), 0, -1)
-            pipe.zrange(keys.superseded_of(ref.tenant, ref.id), 0, -1)
-            ids = [entry for found in pipe.execute() for entry in found]
-            pipe = self._redis.pipeline(transaction=False)
             self._expire(pipe, ref)
             pipe.zadd(keys.ARCHIVING, {str(ref): now}, xx=True)  # else `expire_archiving` drops it
-            for entry in ids:
-                pipe.expire(
-                    keys.transition(ref.tenant, entry.decode()), keys.TRAJECTORY_TTL_SECONDS
-                )
-            pipe.execute()
-
-    def _transitions(self, tenant: str, ids: Iterable[Any]) -> tuple[Transition, ...]:
-        names = [keys.transition(tenant, entry.decode()) for entry in ids]
-        found = self._redis.mget(names) if names else []
-        return tuple(Transition.from_json(raw) for raw in found if raw is not None)
+        pipe.execute()

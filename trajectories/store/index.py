@@ -19,6 +19,7 @@ from trajectories import keys
 from trajectories.store.packing import pack, unpack
 from trajectories.store.refs import TrajectoryRef
 from trajectories.store.room import Room
+from trajectories.store.script import Script
 
 DIGEST_BYTES = 10  # two choose the bucket, eight are the field: no two alike in 10^9
 MOST_MEMBERS = 64  # under one digest; the oldest gives way
@@ -76,24 +77,33 @@ local function when(value)
   for n = 1, 7 do total = total * 256 + string.byte(value, n) end
   return total
 end
-local function note(prefix, seconds, digest, value)
+local function bucket(prefix, digest)
   local high, low = string.byte(digest, 1, 2)
-  local key = prefix .. string.format('%03x', (high * 256 + low) % 4096)
+  return prefix .. string.format('%03x', (high * 256 + low) % 4096)
+end
+local function look_up(prefix, digest)
+  return redis.call('HGET', bucket(prefix, digest), string.sub(digest, 3) .. '\\0')
+end
+local function note(prefix, seconds, digest, value)
+  local key = bucket(prefix, digest)
   local field, member, at = string.sub(digest, 3), string.sub(value, 8), when(value)
   local place, oldest
+  local others = 0
   for n = 0, 63 do
     local name = field .. string.char(n)
     local had = redis.call('HGET', key, name)
     if not had then place = name break end
     if string.sub(had, 8) == member then
-      if when(had) >= at then return end
+      if when(had) >= at then return n end
       place = name
       break
     end
+    others = others + 1
     if not oldest or when(had) < oldest then place, oldest = name, when(had) end
   end
   redis.call('HSET', key, place, value)
   redis.call('EXPIRE', key, seconds)
+  return others
 end
 """
 
@@ -103,7 +113,7 @@ for n = 1, #ARGV, 4 do note(ARGV[n], ARGV[n + 1], ARGV[n + 2], ARGV[n + 3]) end
 
 # ARGV: prefixes of the two slices, then all digests as one string. Replies with pairs of a
 # digest's number and a value.
-_FIND = """
+_FIND = Script("""
 local found = {}
 local digests = ARGV[3]
 for number = 0, #digests / 10 - 1 do
@@ -123,7 +133,7 @@ for number = 0, #digests / 10 - 1 do
   end
 end
 return found
-"""
+""")
 
 _ERASE = """
 local all = redis.call('HGETALL', KEYS[1])
@@ -152,12 +162,19 @@ class Index(Room):
 
     def find(self, tenant: str, kind: str, names: Sequence[str]) -> dict[str, list[Noted]]:
         """What is noted under each of `names` (those with something only), oldest first."""
-        unique = list(dict.fromkeys(names))
-        if not unique:
-            return {}
-        digests = b"".join(digest_of(kind, name) for name in unique)
-        reply = self._redis.register_script(_FIND)(args=[*slices(tenant, LIVES[kind]), digests])
-        return read_found(unique, reply)
+        return self.find_all([(tenant, kind, names)])[0]
+
+    def find_all(
+        self, asked: Sequence[tuple[str, str, Sequence[str]]]
+    ) -> list[dict[str, list[Noted]]]:
+        """The same for several of (tenant, kind, names), in one round trip."""
+        all_names = [list(dict.fromkeys(names)) for _, _, names in asked]
+        calls = [
+            [*slices(tenant, LIVES[kind]), b"".join(digest_of(kind, name) for name in names)]
+            for (tenant, kind, _), names in zip(asked, all_names, strict=True)
+        ]
+        replies = _FIND.run_all(self._redis, calls)
+        return [_found(*pair) for pair in zip(all_names, replies, strict=True)]
 
     def erase_entries(self, tenant: str, refs: Iterable[TrajectoryRef]) -> int:
         """Forget every entry that names one of these trajectories; returns how many."""
@@ -167,9 +184,6 @@ class Index(Room):
         erase = self._redis.register_script(_ERASE)
         names = self._redis.scan_iter(match=f"index:{_literal(tenant)}:*", count=1000)
         return sum(int(erase(keys=[name], args=packed)) for name in names)
-
-
-FIND = _FIND
 
 
 def noting(tenant: str, entry: Entry) -> tuple[str, int, bytes, bytes]:
@@ -196,7 +210,7 @@ def slices(tenant: str, life: Life) -> tuple[str, str]:
     return f"{begin}{number}:", f"{begin}{number - 1}:"
 
 
-def read_found(names: Sequence[str], reply: Sequence[Any]) -> dict[str, list[Noted]]:
+def _found(names: Sequence[str], reply: Sequence[Any]) -> dict[str, list[Noted]]:
     """The reply of the look-up as entries by name, each member once with its latest time."""
     latest: dict[str, dict[str, float]] = {}
     for number, value in zip(reply[::2], reply[1::2], strict=True):
@@ -208,6 +222,12 @@ def read_found(names: Sequence[str], reply: Sequence[Any]) -> dict[str, list[Not
         name: sorted((Noted(member, at) for member, at in members.items()), key=lambda n: n.at)
         for name, members in latest.items()
     }
+
+
+def read_member(value: bytes) -> list[str]:
+    """The words of an entry's member; none when it was erased."""
+    words = unpack(value[_TIME_BYTES:])
+    return words.split(" ") if words else []
 
 
 def _literal(text: str) -> str:

@@ -1,95 +1,108 @@
-"""Intake: transitions into their trajectories, each with one effect however often it comes."""
+"""Intake: transitions into their trajectories, each with one effect however often it comes.
+
+One script for each transition does all of it, in Redis and in one: the
+transition, what it refers to, what it can be found by, the trajectory's times
+and its place among what is to be scored. A batch of them is one round trip.
+"""
 
 import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from redis import WatchError
+from redis import Redis, WatchError
 
 from trajectories import keys
 from trajectories.attempts import Attempt, superseded
+from trajectories.errors import RecordError
 from trajectories.ids import trajectory_id
 from trajectories.model import Transition
+from trajectories.names import TRAJECTORY, indexed_names, name_digest, names_of_transition
+from trajectories.store.adding import ADD
+from trajectories.store.contents import message_name
+from trajectories.store.index import LIVES, Entry, noting, read_member, slices
+from trajectories.store.packed import Parts
+from trajectories.store.packer import Observer, Packer
+from trajectories.store.packing import pack
 from trajectories.store.refs import Linkage, TrajectoryRef
 from trajectories.store.votes import Votes
+
+_KNOWN, _STORED, _NO_BASE, _NO_DICTIONARY, _NO_CONTENT = range(5)
+_ATTEMPTS = 3
+_MOST_PACKERS = 256  # tenants
 
 
 class Intake(Votes):
     """Stores transitions, and what they are recognised by."""
+
+    def __init__(self, redis: Redis) -> None:
+        super().__init__(redis)
+        self._packers: dict[str, Packer] = {}
+        self.observe: Observer | None = None  # told of all that is new, to learn how to compress it
 
     def add_transition(self, transition: Transition, linkage: Linkage | None = None) -> bool:
         """Store a transition under its trajectory; False when it was already there.
 
         The trajectory it was first stored under stays, whatever a repetition says.
         """
-        linkage = linkage or Linkage()
-        ref = TrajectoryRef(transition.tenant, transition.trajectory_id)
-        key = keys.transition(ref.tenant, transition.id)
-        trajectory_key = keys.trajectory(ref.tenant, ref.id)
-        finished_at = transition.started_at + transition.latency_seconds
-        task_id = _task_id(transition)
-        others = [name for name in (task_id, linkage.given_id) if name and name != ref.id]
-        with self._redis.pipeline() as pipe:
-            while True:
-                try:
-                    pipe.watch(key, trajectory_key)
-                    stored = pipe.get(key)
-                    if stored is not None:
-                        ref = TrajectoryRef(ref.tenant, Transition.from_json(stored).trajectory_id)
-                        break
-                    times = pipe.hmget(trajectory_key, "started_at", "updated_at")
-                    is_first = times[0] is None
-                    pipe.multi()
-                    pipe.set(key, transition.to_json(), ex=keys.TRAJECTORY_TTL_SECONDS)
-                    pipe.zadd(
-                        keys.transitions_of(ref.tenant, ref.id),
-                        {transition.id: transition.started_at},
-                    )
-                    self._set_fields(pipe, trajectory_key, transition, times)
-                    pipe.hdel(trajectory_key, "closed")
-                    pipe.hincrby(trajectory_key, "revision", 1)
-                    if transition.response_id:
-                        pipe.set(
-                            keys.response(ref.tenant, transition.response_id),
-                            f"{ref.id} {transition.id}",
-                            ex=keys.TRAJECTORY_TTL_SECONDS,
-                        )
-                    for other in others:
-                        alias_key = keys.alias(ref.tenant, other)
-                        pipe.set(alias_key, ref.id, ex=keys.TRAJECTORY_TTL_SECONDS)
-                    self._note_kin(pipe, transition, linkage)
-                    self._note_names(pipe, transition)
-                    self._expire(pipe, ref)
-                    pipe.zadd(keys.OPEN, {str(ref): finished_at}, gt=True)
-                    pipe.zadd(keys.SCORING, {str(ref): time.time()}, nx=True)
-                    pipe.hincrby(keys.COUNTS, "transitions", 1)
-                    if is_first:
-                        pipe.hincrby(keys.COUNTS, "trajectories", 1)
-                    pipe.execute()
+        return self.add_transitions([(transition, linkage or Linkage())])[0]
+
+    def add_transitions(
+        self, additions: Sequence[tuple[Transition, Linkage]], *, settle_seconds: float = 0.0
+    ) -> list[bool]:
+        """Store several, each whole or not at all, in about one round trip.
+
+        `settle_seconds` is how long a trajectory that only goes on may wait for its
+        scoring. Raises RecordError, before anything is stored, when a body holds
+        what JSON cannot.
+        """
+        due_at = time.time() + settle_seconds
+        prepared = []
+        for transition, linkage in additions:
+            packer = self._packer(transition.tenant)
+            prepared.append(
+                Addition(transition, linkage, packer, packer.take_apart(transition), due_at)
+            )
+        replies = ADD.run_all(self._redis, [addition.arguments() for addition in prepared])
+        for number, addition in enumerate(prepared):
+            for _ in range(_ATTEMPTS):
+                if replies[number][0] in (_STORED, _KNOWN):
                     break
-                except WatchError:
-                    continue
+                replies[number] = self._again(addition, replies[number][0])
+            else:
+                raise RecordError(f"transition {addition.transition.id} cannot be stored")
         # Also when it was there: a dispatcher killed in between leaves these undone. Votes come
         # last: what a retry replaced is no target.
-        if linkage.call is not None:
-            self._settle_attempts(ref.tenant, linkage.call)
-        known_as = (ref.id, task_id, linkage.given_id)
-        self._join_pending(transition, dict.fromkeys(name for name in known_as if name))
-        return stored is None
+        pairs = list(zip(prepared, replies, strict=True))
+        for addition, reply in pairs:
+            if addition.linkage.call is not None and (reply[0] == _KNOWN or reply[2] > 0):
+                self._settle_attempts(addition.transition.tenant, addition.linkage.call)
+        for addition, reply in pairs:
+            if reply[0] == _KNOWN or reply[1]:
+                known_as = dict.fromkeys([*_stored_under(addition, reply), *addition.known_as])
+                self._join_pending(addition.transition, known_as)
+        return [reply[0] == _STORED for reply in replies]
 
-    @staticmethod
-    def _note_kin(pipe: Any, transition: Transition, linkage: Linkage) -> None:
-        """Leave the marks that later calls and later attempts are recognised by."""
-        for digest, member in linkage.marks:
-            link_key = keys.link(transition.tenant, digest)
-            pipe.zadd(link_key, {member: transition.started_at}, gt=True)
-            pipe.zremrangebyrank(link_key, 0, -keys.LINK_MEMBERS_KEPT - 1)
-            pipe.expire(link_key, keys.LINK_TTL_SECONDS)
-        if linkage.call is not None:
-            attempts_key = keys.attempts(transition.tenant, linkage.call)
-            attempt = Attempt.of(transition)
-            pipe.zadd(attempts_key, {attempt.member: attempt.started_at})
-            pipe.zremrangebyrank(attempts_key, 0, -keys.ATTEMPTS_KEPT - 1)
-            pipe.expire(attempts_key, keys.ATTEMPTS_TTL_SECONDS)
+    def forget_written(self) -> None:
+        """Redis may have lost what was written: send everything again."""
+        self._packers.clear()
+
+    def _again(self, addition: "Addition", reason: int) -> Any:
+        """Send a transition once more, with what Redis turned out to lack."""
+        if reason == _NO_DICTIONARY and addition.packer.dictionary is not None:
+            tenant = addition.transition.tenant
+            self.put_dictionary(tenant, addition.packer.dictionary, is_current=False)
+        return ADD.run_all(self._redis, [addition.arguments(is_whole=True)])[0]
+
+    def _packer(self, tenant: str) -> Packer:
+        packer = self._packers.get(tenant)
+        if packer is None:
+            if len(self._packers) >= _MOST_PACKERS:
+                self._packers.clear()
+            packer = self._packers[tenant] = Packer(self.compression, self.secret(tenant))
+            packer.dictionary = self.dictionary(tenant)
+        packer.observe = self.observe
+        return packer
 
     def _settle_attempts(self, tenant: str, call: str) -> None:
         """Take attempts that a retry replaced out of their trajectories."""
@@ -98,18 +111,18 @@ class Intake(Votes):
 
     def _supersede(self, ref: TrajectoryRef, attempt: Attempt) -> None:
         transitions_key = keys.transitions_of(ref.tenant, ref.id)
+        superseded_key = keys.superseded_of(ref.tenant, ref.id)
         with self._redis.pipeline() as pipe:
             while True:
                 try:
-                    pipe.watch(transitions_key)
-                    if pipe.zscore(transitions_key, attempt.transition) is None:
+                    pipe.watch(transitions_key, superseded_key)
+                    if (
+                        not pipe.hexists(transitions_key, pack(attempt.transition))
+                        or pipe.zscore(superseded_key, attempt.transition) is not None
+                    ):
                         return
                     pipe.multi()
-                    pipe.zrem(transitions_key, attempt.transition)
-                    pipe.zadd(
-                        keys.superseded_of(ref.tenant, ref.id),
-                        {attempt.transition: attempt.started_at},
-                    )
+                    pipe.zadd(superseded_key, {attempt.transition: attempt.started_at})
                     pipe.hincrby(keys.trajectory(ref.tenant, ref.id), "revision", 1)
                     pipe.zadd(keys.SCORING, {str(ref): time.time()}, nx=True)
                     self._expire(pipe, ref)
@@ -118,32 +131,90 @@ class Intake(Votes):
                 except WatchError:
                     continue
 
-    @staticmethod
-    def _set_fields(
-        pipe: Any, trajectory_key: str, transition: Transition, times: list[bytes | None]
-    ) -> None:
-        """Times and names of a trajectory, the same whatever order its transitions come in.
 
-        `times` is what is stored now: when it started and when it was last active.
-        """
-        finished_at = transition.started_at + transition.latency_seconds
-        started_at = min(transition.started_at, float(times[0] or "inf"))
-        updated_at = float(times[1] or "-inf")
-        names = {
-            name: value
-            for name in ("session_id", "task", "agent", "policy")
-            if (value := getattr(transition, name)) is not None
-        }
-        fields: dict[str, str | float] = {
-            "started_at": started_at,
-            "updated_at": max(finished_at, updated_at),
-        }
-        if finished_at >= updated_at:
-            fields |= names
-        else:
-            for name, value in names.items():
-                pipe.hsetnx(trajectory_key, name, value)
-        pipe.hset(trajectory_key, mapping=fields)
+@dataclass(frozen=True, slots=True)
+class Addition:
+    """A transition on its way into the store."""
+
+    transition: Transition
+    linkage: Linkage
+    packer: Packer
+    parts: Parts
+    due_at: float
+
+    @property
+    def known_as(self) -> list[str]:
+        """Ids that its trajectory may be called by."""
+        names = (self.transition.trajectory_id, _task_id(self.transition), self.linkage.given_id)
+        return [name for name in dict.fromkeys(names) if name]
+
+    def arguments(self, *, is_whole: bool = False) -> list[Any]:
+        """What the script is told, in its order."""
+        this = self.transition
+        ref = TrajectoryRef(this.tenant, this.trajectory_id)
+        written = self.packer.pack(ref.tenant, ref.id, self.parts, is_whole=is_whole)
+        own = Entry("transition", this.id, ref.id, this.started_at)
+        current, seconds, digest, member = noting(this.tenant, own)
+        dictionary = written.dictionary.id if written.dictionary else b""
+        names = _names(this)
+        waited_for = names_of_transition(this)
+        waited_for += [name_digest(TRAJECTORY, name) for name in self.known_as]
+        notes = [part for entry in self._entries(ref) for part in noting(this.tenant, entry)]
+        return [
+            keys.trajectory(ref.tenant, ref.id),
+            keys.messages(ref.tenant),
+            str(ref),
+            pack(this.id),
+            written.value,
+            written.base,
+            keys.dictionaries(ref.tenant),
+            dictionary,
+            digest,
+            seconds,
+            member,
+            current,
+            slices(this.tenant, LIVES["transition"])[1],
+            len(written.contents),
+            *(part for name, value in written.contents for part in (message_name(name), value)),
+            repr(this.started_at),
+            repr(this.started_at + this.latency_seconds),
+            len(names),
+            *(part for pair in names for part in pair),
+            repr(self.due_at),
+            len(notes) // 4,
+            *notes,
+            len(waited_for),
+            *(keys.pending_of(ref.tenant, name) for name in waited_for),
+        ]
+
+    def _entries(self, ref: TrajectoryRef) -> Iterator[Entry]:
+        """What it can be found by; last, which attempt it is at its call."""
+        this, at = self.transition, self.transition.started_at
+        member = f"{ref.id} {this.id}"
+        for digest, seen in self.linkage.marks:
+            yield Entry("link", digest, seen, at)
+        for name in self.known_as:
+            if name != ref.id:
+                yield Entry("alias", name, ref.id, at)
+        if this.response_id:
+            yield Entry("response", this.response_id, member, at)
+        for kind, value in indexed_names(this):
+            yield Entry(kind, value, member, at)
+        if self.linkage.call is not None:
+            yield Entry("attempt", self.linkage.call, Attempt.of(this).member, at)
+
+
+def _stored_under(addition: Addition, reply: Any) -> list[str]:
+    """The trajectory that a transition was stored under, if it was not erased since."""
+    if reply[0] == _STORED:
+        return [addition.transition.trajectory_id]
+    return read_member(reply[1])
+
+
+def _names(transition: Transition) -> list[tuple[str, str]]:
+    """What a trajectory is called after its transitions."""
+    names = ("session_id", "task", "agent", "policy")
+    return [(name, value) for name in names if (value := getattr(transition, name)) is not None]
 
 
 def _task_id(transition: Transition) -> str | None:

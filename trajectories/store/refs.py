@@ -38,7 +38,7 @@ class Archivable:
     """What the archive keeps of a trajectory: all there is.
 
     `edition` says how often it was scored, `archived` which edition the archive
-    has (0: none since Redis has it), `is_whole` whether no transition expired.
+    has (0: none since Redis has it).
     """
 
     trajectory: Trajectory
@@ -47,7 +47,6 @@ class Archivable:
     edition: int
     archived: int
     is_labelled: bool
-    is_whole: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from typing import Any
 from redis import Redis
 
 from trajectories import keys
+from trajectories.store.keeping import KEEP
 from trajectories.store.refs import TrajectoryRef
 
 
@@ -16,11 +17,5 @@ class Room:
 
     @staticmethod
     def _expire(pipe: Any, ref: TrajectoryRef) -> None:
-        for key in (
-            keys.trajectory(ref.tenant, ref.id),
-            keys.transitions_of(ref.tenant, ref.id),
-            keys.superseded_of(ref.tenant, ref.id),
-            keys.feedback_of(ref.tenant, ref.id),
-            keys.rewards_of(ref.tenant, ref.id),
-        ):
-            pipe.expire(key, keys.TRAJECTORY_TTL_SECONDS)
+        """Let a trajectory, and the contents it refers to, live on from now."""
+        pipe.eval(KEEP, 0, keys.trajectory(ref.tenant, ref.id), keys.messages(ref.tenant))

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from trajectories import keys, names
 from trajectories.model import Feedback, Transition
 from trajectories.names import names_of_vote
-from trajectories.store.index import Index
 from trajectories.store.items import Items
+from trajectories.store.packing import pack
 from trajectories.store.refs import TrajectoryRef
 
 
@@ -21,7 +21,7 @@ class Place:
         return f"{self.ref.id} {self.transition_id or ''}"
 
 
-class Targets(Items, Index):
+class Targets(Items):
     """Looks up what votes are about; changes nothing."""
 
     def places(self, vote: Feedback) -> list[Place]:
@@ -46,8 +46,9 @@ class Targets(Items, Index):
 
     def transition(self, tenant: str, transition_id: str) -> Transition | None:
         """One transition, as it was recorded."""
-        raw = self._redis.get(keys.transition(tenant, transition_id))
-        return Transition.from_json(raw) if raw else None
+        ref = self.trajectory_of(tenant, transition_id)
+        found = self.recorded(ref) if ref else ()
+        return next((entry for entry in found if entry.id == transition_id), None)
 
     def _places(self, vote: Feedback, kind: str, value: str) -> list[Place]:
         tenant = vote.tenant
@@ -55,13 +56,11 @@ class Targets(Items, Index):
             ref = self.locate(TrajectoryRef(tenant, value))
             return [Place(ref)] if ref else []
         if kind == names.RESPONSE:
-            found = self._redis.get(keys.response(tenant, value))
-            return [_place(tenant, found.decode())] if found else []
+            member = self.newest(tenant, kind, value)
+            return [_place(tenant, member)] if member else []
         if kind == names.TRANSITION:
-            transition = self.transition(tenant, value)
-            if transition is None:
-                return []
-            return [Place(TrajectoryRef(tenant, transition.trajectory_id), transition.id)]
+            ref = self.trajectory_of(tenant, value)
+            return [Place(ref, value)] if ref else []
         noted = self.find(tenant, kind, [value]).get(value, [])
         if kind in names.SHARED:
             noted = [entry for entry in noted if entry.at <= vote.received_at]
@@ -70,8 +69,12 @@ class Targets(Items, Index):
 
     def _is_current(self, place: Place) -> bool:
         """Whether a transition is still part of its trajectory."""
-        key = keys.transitions_of(place.ref.tenant, place.ref.id)
-        return self._redis.zscore(key, place.transition_id) is not None
+        ref, id = place.ref, place.transition_id or ""
+        pipe = self._redis.pipeline(transaction=False)
+        pipe.hexists(keys.transitions_of(ref.tenant, ref.id), pack(id))
+        pipe.zscore(keys.superseded_of(ref.tenant, ref.id), id)
+        is_there, superseded_at = pipe.execute()
+        return bool(is_there) and superseded_at is None
 
 
 def _place(tenant: str, member: str) -> Place:

@@ -18,12 +18,10 @@ from trajectories.model import Feedback, Retraction, Transition
 from trajectories.names import (
     SHARED,
     TRAJECTORY,
-    indexed_names,
     name_digest,
     names_of_transition,
     names_of_vote,
 )
-from trajectories.store.index import Entry
 from trajectories.store.items import Item, read_item
 from trajectories.store.refs import TrajectoryRef
 from trajectories.store.targets import Place, Targets
@@ -229,15 +227,6 @@ class Votes(Targets):
                     return int(is_lost)
                 except WatchError:
                     continue
-
-    def _note_names(self, pipe: Any, transition: Transition) -> None:
-        """Leave what votes may find a transition by."""
-        member = f"{transition.trajectory_id} {transition.id}"
-        entries = [
-            Entry(kind, value, member, transition.started_at)
-            for kind, value in indexed_names(transition)
-        ]
-        self.note(pipe, transition.tenant, entries)
 
     def _join_pending(self, transition: Transition, trajectory_ids: Iterable[str]) -> None:
         """Join the votes that came before what they are about."""
