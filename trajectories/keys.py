@@ -78,6 +78,8 @@ KEYS: tuple[Key, ...] = (
     Key("judge:{tenant}:{judge}:lock:{digest}", "string", "lease", "which job compares them"),
     Key("calibration:{tenant}:{judge}", "string", "ttl", "from its scores to people's, JSON"),
     Key("opinion:{tenant}:{digest}", "string", "ttl", "scores of content that was judged, JSON"),
+    Key("user-key", "string", "permanent", "what ids of users are hashed with in the archive"),
+    Key("forgotten", "zset", "trimmed", "digests of what was erased, by time, 30 days"),
     Key("rq:*", "various", "trimmed", "RQ's own keys: jobs expire, RQ cleans its registries"),
 )
 
@@ -91,6 +93,8 @@ PENDING = "pending"
 REGISTRY_CHANNEL = "registry"
 COUNTS = "counts"
 QUARANTINE = "quarantine"
+USER_KEY = "user-key"
+FORGOTTEN = "forgotten"
 API_KEYS = "keys"
 API_REVISION = "keys:revision"
 API_USAGE = "keys:usage"
@@ -104,6 +108,7 @@ DISPATCHERS = "dispatchers"  # the consumer group on every traffic stream
 TRAJECTORY_TTL_SECONDS = 7 * DAY
 MESSAGE_TTL_SECONDS = TRAJECTORY_TTL_SECONDS + DAY  # it outlives whatever refers to it
 FEEDBACK_TTL_SECONDS = 30 * DAY
+FORGOTTEN_TTL_SECONDS = 30 * DAY
 PENDING_TTL_SECONDS = DAY
 LINK_TTL_SECONDS = DAY
 ATTEMPTS_TTL_SECONDS = 3600

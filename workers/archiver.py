@@ -19,6 +19,7 @@ from redis.exceptions import RedisError
 from trajectories import keys
 from trajectories.archive import Archive, Archived, Place, Writer
 from trajectories.archive.record import join
+from trajectories.archive.scrubbing import open_scrub
 from trajectories.connection import connect
 from trajectories.errors import RatchetError
 from trajectories.lease import Lease, LeaseHeld, LeaseLost
@@ -285,11 +286,13 @@ def build_archiver(
     **options: Any,
 ) -> Archiver:
     """An archiver for these settings; does not connect yet. `options` are the file system's."""
+    redis = connect(settings.redis)
     return Archiver(
-        connect(settings.redis),
+        redis,
         Place(settings.archive_url, **options),
         settings.archive,
         Scorer.from_settings(settings.rewards, settings.agents),
+        scrub=open_scrub(settings, redis),
         hook=hook,
         pace=pace,
     )

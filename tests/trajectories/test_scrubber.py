@@ -13,6 +13,7 @@ from trajectories.model import Choice, Feedback, Reward, Trajectory, Transition
 from trajectories.privacy import scrubber as scrubbing
 from trajectories.privacy.personal import FINDERS, Span
 from trajectories.privacy.scrubber import Scrubber
+from trajectories.privacy.users import pseudonym, users_of
 from trajectories.settings import PrivacySettings
 
 SCRUBBER = Scrubber(PrivacySettings().scrub)
@@ -25,7 +26,7 @@ def said(number: int, question: str, answer: str) -> Transition:
         gateway="gw",
         started_at=float(number),
         latency_seconds=1,
-        request={"messages": [{"role": "user", "content": question}], "user": "u@example.org"},
+        request={"messages": [{"role": "user", "content": question}], "user": "u-1"},
         model="m",
         prompt_token_ids=(1, 2),
         choices=(
@@ -52,9 +53,8 @@ def test_a_person_keeps_one_name_through_a_trajectory() -> None:
     )
     first, second = scrubbed.transitions
     assert first.request["messages"][0]["content"] == "I am <EMAIL_1>"
-    assert first.request["user"] == "<EMAIL_2>"
     assert first.choices[0].message["content"] == "Hello <EMAIL_1>"
-    assert second.request["messages"][0]["content"] == "not <EMAIL_1> but <EMAIL_3>"
+    assert second.request["messages"][0]["content"] == "not <EMAIL_1> but <EMAIL_2>"
     assert scrubbed.session_id == "<EMAIL_1>"
 
 
@@ -88,7 +88,7 @@ def test_votes_and_reasons_are_scrubbed_under_the_same_names() -> None:
         received_at=1,
     )
     reward = Reward(id="r", trajectory_id="traj_1", name="n", source="s", value=0, reason="a@b.org")
-    found, votes = SCRUBBER.scrub_all(
+    found, votes, _ = SCRUBBER.scrub_all(
         trajectory(said(1, "ann@example.org", ""), rewards=(reward,)), [vote]
     )
     assert votes[0].comment == "ask <EMAIL_1>"
@@ -179,3 +179,20 @@ def test_presidio_that_is_not_installed_is_said_so(monkeypatch: pytest.MonkeyPat
     monkeypatch.setitem(sys.modules, "presidio_analyzer", None)
     with pytest.raises(SettingsError, match=r"pip install ratchet-gateway\[presidio\]"):
         Scrubber(["presidio"])
+
+
+def test_a_users_id_that_has_to_go_can_still_be_found_by_who_knows_it() -> None:
+    keyed = Scrubber(["emails"], user_key=b"k" * 32)
+    found = said(1, "hello", "hello")
+    for request in (
+        {"user": "ann@example.org"},
+        {"safety_identifier": "ann@example.org"},
+        {"metadata": {"user_id": "ann@example.org"}},
+    ):
+        call = found.model_copy(update={"request": request})
+        (scrubbed,) = keyed.scrub(trajectory(call)).transitions
+        assert list(users_of(scrubbed.request)) == [pseudonym("ann@example.org", b"k" * 32)]
+        assert scrubbed.prompt_token_ids == (1, 2)  # the id is no part of the prompt
+        assert not keyed.has_personal(call)
+    plain = found.model_copy(update={"request": {"user": "u-17"}})
+    assert keyed.scrub(trajectory(plain)).transitions == (plain,)

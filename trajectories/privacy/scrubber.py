@@ -19,6 +19,7 @@ from typing import Any
 from trajectories.errors import ScrubError, SettingsError
 from trajectories.model import Choice, Feedback, Reward, Trajectory, Transition
 from trajectories.privacy.personal import FINDERS, Find, Span, may_hold_personal
+from trajectories.privacy.users import pseudonym, rename_users
 
 GROUP = "ratchet.scrubbers"
 _PRESIDIO = "presidio"
@@ -30,8 +31,13 @@ _SAID = ("value", "comment", "correction", "metadata")
 class Scrubber:
     """Replaces what its finders find. Raises ScrubError when one of them fails."""
 
-    def __init__(self, names: Iterable[str]) -> None:
-        """Raises SettingsError when there is no finder of one of these names."""
+    def __init__(self, names: Iterable[str], *, user_key: bytes | None = None) -> None:
+        """Raises SettingsError when there is no finder of one of these names.
+
+        With a `user_key`, an id of a user that has to go is replaced by a hash that
+        the key makes, so that `ratchet forget --user` still finds it.
+        """
+        self._user_key = user_key
         self.names = tuple(names)
         self._patterns = [FINDERS[name] for name in self.names if name in FINDERS]
         self._others = [_other(name) for name in self.names if name not in FINDERS]
@@ -42,15 +48,18 @@ class Scrubber:
 
     def scrub(self, trajectory: Trajectory) -> Trajectory:
         """The trajectory without what identifies people, and without ids that spell it."""
-        return self.scrub_all(trajectory, ())[0]
+        return self.scrub_all(trajectory)[0]
 
     def scrub_all(
-        self, trajectory: Trajectory, votes: Sequence[Feedback]
-    ) -> tuple[Trajectory, tuple[Feedback, ...]]:
-        """A trajectory and the votes on it, under the same names."""
+        self,
+        trajectory: Trajectory,
+        votes: Sequence[Feedback] = (),
+        superseded: Sequence[Transition] = (),
+    ) -> tuple[Trajectory, tuple[Feedback, ...], tuple[Transition, ...]]:
+        """A trajectory, the votes on it, and attempts that were replaced, under the same names."""
         if not self.is_on:
-            return trajectory, tuple(votes)
-        scrub = _Scrub(self.spans)
+            return trajectory, tuple(votes), tuple(superseded)
+        scrub = _Scrub(self.spans, self._user_key)
         transitions = tuple(scrub.transition(entry) for entry in trajectory.transitions)
         changed = {
             "transitions": transitions,
@@ -58,14 +67,16 @@ class Scrubber:
             **scrub.fields(trajectory, ("session_id", "task", "agent")),
         }
         said = tuple(vote.model_copy(update=scrub.fields(vote, _SAID)) for vote in votes)
-        return trajectory.model_copy(update=changed), said
+        replaced = tuple(scrub.transition(entry) for entry in superseded)
+        return trajectory.model_copy(update=changed), said, replaced
 
     def has_personal(self, transition: Transition) -> bool:
         """Whether the scrub would change what was asked or answered."""
         if not self.is_on:
             return False
-        scrub = _Scrub(self.spans)
-        texts = (transition.request, [choice.message for choice in transition.choices])
+        scrub = _Scrub(self.spans, self._user_key)
+        asked = rename_users(transition.request, lambda user: "")
+        texts = (asked, [choice.message for choice in transition.choices])
         return any(scrub.value(text) is not text for text in texts)
 
     def spans(self, text: str) -> list[Span]:
@@ -89,17 +100,21 @@ class Scrubber:
 class _Scrub:
     """One trajectory's names for what was found in it."""
 
-    def __init__(self, spans: Callable[[str], list[Span]]) -> None:
+    def __init__(self, spans: Callable[[str], list[Span]], user_key: bytes | None) -> None:
         self._spans = spans
+        self._user_key = user_key
         self._names: dict[tuple[str, str], str] = {}
         self._counts: dict[str, int] = {}
         self._done: dict[str, str] = {}  # each message comes again in every later request
 
     def transition(self, transition: Transition) -> Transition:
         changes = self.fields(transition, _NAMES)
-        request = self.value(transition.request)
+        named = rename_users(transition.request, self._user)  # no part of the prompt
+        request = self.value(named)
         if request is not transition.request:
-            changes |= {"request": request, "prompt_token_ids": ()}
+            changes["request"] = request
+        if request is not named:
+            changes["prompt_token_ids"] = ()
         choices = tuple(self._choice(choice) for choice in transition.choices)
         if any(new is not old for new, old in zip(choices, transition.choices, strict=True)):
             changes["choices"] = choices
@@ -130,6 +145,12 @@ class _Scrub:
             is_same = all(a is b for a, b in zip(entries, value, strict=True))
             return value if is_same else type(value)(entries)
         return value
+
+    def _user(self, user: str) -> str:
+        scrubbed = self._text(user)
+        if scrubbed is user or self._user_key is None:
+            return scrubbed
+        return pseudonym(user, self._user_key)
 
     def _choice(self, choice: Choice) -> Choice:
         message = self.value(choice.message)
