@@ -32,6 +32,7 @@ def main() -> None:
     parser.add_argument("--arms", nargs="+", default=["votes", "votes and AIR", "AIR alone"])
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--sessions", type=int, default=800, help="traffic of each round")
+    parser.add_argument("--share", type=float, default=0.1, help="of sessions with a thumb")
     parser.add_argument("--held-out", type=int, default=400, help="questions to measure with")
     parser.add_argument("--models", type=Path, help="where models are kept; else made anew")
     parser.add_argument("--out", type=Path, default=MEASUREMENTS)
@@ -45,7 +46,10 @@ def main() -> None:
 
 def run_seed(seed: int, arguments: argparse.Namespace) -> None:
     """All arms with one seed; what has a result is left alone."""
-    missing = [arm for arm in arguments.arms if not path_of(arguments.out, arm, seed).exists()]
+    share = arguments.share
+    missing = [
+        arm for arm in arguments.arms if not path_of(arguments.out, arm, seed, share).exists()
+    ]
     if not missing:
         return
     os.environ["HF_HUB_OFFLINE"] = "1"
@@ -71,39 +75,40 @@ def run_seed(seed: int, arguments: argparse.Namespace) -> None:
                 directory=directory,
                 rounds=arguments.rounds,
                 sessions=arguments.sessions,
+                share=share,
                 held_out=arguments.held_out,
             )
-            target = path_of(arguments.out, arm, seed)
+            target = path_of(arguments.out, arm, seed, share)
             beside = target.with_suffix(".partial")
             beside.write_text(json.dumps(result.as_dict(), indent=1) + "\n")
             beside.replace(target)
             shutil.rmtree(directory)
 
 
-def path_of(out: Path, arm: str, seed: int) -> Path:
+def path_of(out: Path, arm: str, seed: int, share: float) -> Path:
     """Where an arm's result lies."""
-    return out / f"air-{arm.lower().replace(' ', '-')}-{seed}.json"
+    return out / f"air-{share:g}-{arm.lower().replace(' ', '-')}-{seed}.json"
 
 
 def table(out: Path) -> str:
-    """All results as Markdown: each seed, then the mean of each arm."""
+    """All results as Markdown: the mean of each arm, with the lowest and the highest seed."""
     found = [json.loads(path.read_text()) for path in sorted(out.glob("air-*.json"))]
     lines = [
-        "| what counts | seed | rewarded | accuracy before | accuracy after"
+        "| thumbs | what counts | seeds | rewarded | accuracy before | accuracy after"
         " | valid first calls before | after | calls per session before | after |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
-    for arm in dict.fromkeys(result["arm"] for result in found):
-        own = [figures(result) for result in found if result["arm"] == arm]
-        seeds = [result["seed"] for result in found if result["arm"] == arm]
-        lines += [row(arm, str(seed), values) for seed, values in zip(seeds, own, strict=True)]
-        if len(own) > 1:
-            lines.append(row(f"**{arm}**", "mean", [mean(v) for v in zip(*own, strict=True)]))
+    found.sort(key=lambda result: -result["share"])
+    for share, arm in dict.fromkeys((result["share"], result["arm"]) for result in found):
+        own = [figures(r) for r in found if (r["share"], r["arm"]) == (share, arm)]
+        rewarded, *columns = zip(*own, strict=True)
+        cells = [f"{mean(rewarded):,.0f}", *(cell(column) for column in columns)]
+        lines.append(f"| {share:.0%} | {arm} | {len(own)} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
 def figures(result: dict[str, Any]) -> list[float]:
-    """One result's cells."""
+    """One result's figures."""
     first, last = result["held_out"][0], result["held_out"][-1]
     cells: list[float] = [sum(result["rewarded"])]
     for name in ("accuracy", "valid_first_calls", "calls_per_session"):
@@ -111,10 +116,9 @@ def figures(result: dict[str, Any]) -> list[float]:
     return cells
 
 
-def row(arm: str, seed: str, values: list[float]) -> str:
-    """A line of the table."""
-    cells = [f"{values[0]:,.0f}", *(f"{value:.3f}" for value in values[1:])]
-    return f"| {arm} | {seed} | " + " | ".join(cells) + " |"
+def cell(values: tuple[float, ...]) -> str:
+    """The mean of the seeds, and between what they lie."""
+    return f"{mean(values):.3f} ({min(values):.3f} to {max(values):.3f})"
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from typing import Any
 from benchmarks.air_bench.sampling import Sampler
 from benchmarks.air_bench.sessions import POLICY, Session, hold
 from ratchet.demo.questions import Split, stream_questions
-from ratchet.demo.users import Crowd, Thumb
+from ratchet.demo.users import Crowd, Habits, Thumb
 from trainer.durable import write_atomic
 from trainer.runs import BATCH, PLAN, Plan, RunDirectory
 from trainer.samples import Sample, Selection, samples_of
@@ -26,6 +26,7 @@ LEAST_SAMPLES = 4  # of a round
 ARMS = {
     "votes": (True, 0.0),  # (do thumbs count?, air_weight)
     "votes and AIR": (True, 1.0),
+    "votes and a third of AIR": (True, 1 / 3),
     "AIR alone": (False, 1.0),
 }
 
@@ -48,6 +49,7 @@ class Result:
     seed: int
     rounds: int
     sessions: int
+    share: float  # of sessions that get a thumb, at most
     thumbs: int = 0
     rewarded: list[int] = field(default_factory=list)  # trajectories of each round
     fired: dict[str, int] = field(default_factory=dict)
@@ -60,14 +62,22 @@ class Result:
 
 
 def run_arm(
-    arm: str, seed: int, *, model: Path, directory: Path, rounds: int, sessions: int, held_out: int
+    arm: str,
+    seed: int,
+    *,
+    model: Path,
+    directory: Path,
+    rounds: int,
+    sessions: int,
+    share: float,
+    held_out: int,
 ) -> Result:
     """Traffic, rewards and training by turns; each version is measured on `held_out` questions."""
     started = time.monotonic()
     is_voted, air_weight = ARMS[arm]
-    result = Result(arm, seed, rounds, sessions)
+    result = Result(arm, seed, rounds, sessions, share)
     questions = stream_questions(Split.TRAFFIC, seed)
-    crowd = Crowd(random.Random(f"crowd:{seed}"))
+    crowd = Crowd(random.Random(f"crowd:{seed}"), habits_of(share))
     scorer = Scorer.from_settings(RewardSettings(air_weight=air_weight))
     fired: Counter[str] = Counter()
     adapter: Path | None = None
@@ -91,6 +101,18 @@ def run_arm(
     result.thumbs, result.fired = crowd.thumbs, dict(fired)
     result.seconds = round(time.monotonic() - started, 1)
     return result
+
+
+def habits_of(share: float) -> Habits:
+    """The demo's people, more or less talkative: at most `share` of sessions get a thumb."""
+    usual = Habits()
+    scale = share / usual.cap
+    return Habits(
+        speaks_when_wrong=scale * usual.speaks_when_wrong,
+        speaks_when_right=scale * usual.speaks_when_right,
+        slips=usual.slips,
+        cap=share,
+    )
 
 
 def measure(sampler: Sampler, seed: int, count: int) -> Held:

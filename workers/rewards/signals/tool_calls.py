@@ -36,9 +36,12 @@ def tool_call_unparsable(turn: Turn) -> str | None:
 
 
 def unknown_tool(turn: Turn) -> str | None:
-    """The model called a tool that the request did not offer."""
+    """The model called a tool that the request did not offer, though it offered others.
+
+    Without any, the call is of a tool that somebody else's server offers by itself.
+    """
     for call in turn.calls:
-        if call.name not in turn.offered:
+        if turn.offered and call.name not in turn.offered:
             return f"{call.name} was not offered"
     return None
 
@@ -128,7 +131,7 @@ def _is_call(text: str) -> bool:
 
 SIGNALS = (
     Signal("tool_call_unparsable", 2, -0.3, tool_call_unparsable),
-    Signal("unknown_tool", 1, -0.3, unknown_tool),
+    Signal("unknown_tool", 2, -0.3, unknown_tool),
     Signal("tool_arguments_invalid", 2, -0.3, tool_arguments_invalid),
     Signal("repeated_call", 2, -0.3, repeated_call),
     Signal("call_loop", 1, -0.3, call_loop),
