@@ -51,7 +51,7 @@ SCENES = (
         [ASKED],
         [call("get_weather", '{"city": "Seo'), SEOUL, FINE],
         ["Sunny, 21"],
-        ((0, "tool_call_unparsable"), (0, "tool_result_error")),
+        ((0, "tool_call_unparsable"),),
     ),
     Scene(
         "tool_call_unparsable-2",
@@ -84,7 +84,7 @@ SCENES = (
         [ASKED],
         [call("weather_now", {"city": "Seoul"}), SEOUL, FINE],
         ["Sunny, 21"],
-        ((0, "unknown_tool"), (0, "tool_result_error")),
+        ((0, "unknown_tool"),),
     ),
     Scene(
         "unknown_tool-2",
@@ -93,7 +93,7 @@ SCENES = (
         [ASKED],
         [call("lookup", {"city": "Seoul"}), SEOUL, FINE],
         ["Sunny, 21"],
-        ((0, "unknown_tool"), (0, "tool_result_error")),
+        ((0, "unknown_tool"),),
     ),
     Scene(
         "unknown_tool-no-1",
@@ -109,7 +109,7 @@ SCENES = (
         "a property that the schema does not name; autogen reports the failure",
         [ASKED],
         [call("get_weather", {"town": "Seoul"}), "I could not find it."],
-        fires=((0, "tool_arguments_invalid"), (0, "tool_result_error")),
+        fires=((0, "tool_arguments_invalid"),),
     ),
     Scene(
         "tool_arguments_invalid-2",
@@ -118,7 +118,7 @@ SCENES = (
         [ASKED],
         [call("get_weather", {"city": 7}), SEOUL, FINE],
         ["Sunny, 21"],
-        ((0, "tool_arguments_invalid"), (0, "tool_result_error")),
+        ((0, "tool_arguments_invalid"),),
     ),
     Scene(
         "tool_arguments_invalid-no-1",

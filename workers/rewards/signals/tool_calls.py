@@ -8,6 +8,7 @@ from workers.rewards.schemas import first_fault
 from workers.rewards.signals.signal import Signal
 from workers.rewards.story import Turn
 from workers.rewards.tool_errors import says_error
+from workers.rewards.turns import ToolCall
 
 LONGEST_CYCLE = 4  # calls
 _TAGGED = re.compile(r"<tool_call>(.*?)(</tool_call>|\Z)", re.DOTALL)
@@ -57,6 +58,14 @@ def tool_arguments_invalid(turn: Turn) -> str | None:
         if fault:
             return f"arguments of {call.name}: {fault}"
     return None
+
+
+def is_sound(turn: Turn, call: ToolCall) -> bool:
+    """Whether the signals above have nothing against a call: what comes of it is news."""
+    if not isinstance(call.value, dict) or (turn.offered and call.name not in turn.offered):
+        return False
+    schema = turn.offered.get(call.name)
+    return not schema or first_fault(schema, call.value) is None
 
 
 def repeated_call(turn: Turn) -> str | None:

@@ -3,6 +3,7 @@
 import re
 
 from workers.rewards.signals.signal import Signal
+from workers.rewards.signals.tool_calls import is_sound
 from workers.rewards.story import Turn
 from workers.rewards.tool_errors import is_empty, says_error
 
@@ -22,10 +23,15 @@ _ACTING = frozenset(
 
 
 def tool_result_error(turn: Turn) -> str | None:
-    """A tool answered with an error: a status, an error field, a traceback, or words to say so."""
+    """A tool answered with an error: a status, an error field, a traceback, or words to say so.
+
+    Not where the call was at fault already: one mistake is one reward.
+    """
     for call in turn.calls:
         result = turn.result_of(call)
-        if result is not None and (result.is_error or says_error(result.text)):
+        if result is None or not (result.is_error or says_error(result.text)):
+            continue
+        if is_sound(turn, call):
             return f"{call.name} answered with an error"
     return None
 
