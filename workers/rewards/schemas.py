@@ -19,7 +19,9 @@ from referencing.exceptions import Unresolvable
 
 KEPT = 1024  # schemas
 
-_Validator: Any = validators.extend(Draft202012Validator, {"pattern": None})
+_Validator: Any = validators.extend(  # type: ignore[no-untyped-call]
+    Draft202012Validator, {"pattern": None}
+)
 
 
 def first_fault(schema: dict[str, Any], value: Any) -> str | None:

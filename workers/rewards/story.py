@@ -7,11 +7,13 @@ are not one's neighbours: their calls and their users are their own.
 """
 
 import re
+from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from itertools import islice
+from typing import Any, TypeVar
 
 from trajectories.model import Outcome, Trajectory, Transition
 from workers.rewards.speech import Reply, last_words, reply_in
@@ -25,6 +27,8 @@ from workers.rewards.turns import (
     tools_of,
 )
 
+OFFERS_KEPT = 8  # different lists of tools in one trajectory
+Entry = TypeVar("Entry")
 _SPACES = re.compile(r"\s|\\[nrtf]")  # in JSON, too
 
 
@@ -87,11 +91,8 @@ class Turn:
 
     @cached_property
     def offered(self) -> Mapping[str, dict[str, Any] | None]:
-        """The tools of the request; shared with the turn before when they are the same."""
-        before = self.story.turns[self.position - 1] if self.position else None
-        if before is not None and before.request.get("tools") == self.request.get("tools"):
-            return before.offered
-        return tools_of(self.request)
+        """The tools of the request, by name; requests that offer the same share them."""
+        return self.story.offered(self.request)
 
     @cached_property
     def keys(self) -> tuple[tuple[str, str], ...]:
@@ -119,24 +120,24 @@ class Turn:
         """What was said to this answer, where a later request holds both."""
         return self.story.reply(self) if self.answer.strip() else None
 
-    @property
+    @cached_property
     def again(self) -> "Turn | None":
         """The next turn in which the very same was asked, once this answer was there."""
-        return next((turn for turn in self._alike if is_after(turn, self)), None)
+        members, place = self.story.alike(self)
+        later = (members[number] for number in range(place + 1, len(members)))
+        return next((turn for turn in later if is_after(turn, self)), None)
 
-    @property
+    @cached_property
     def before(self) -> "Turn | None":
         """The last turn of which this one asks the very same again."""
-        return next((turn for turn in reversed(self._alike) if is_after(self, turn)), None)
+        members, place = self.story.alike(self)
+        earlier = (members[number] for number in range(place - 1, -1, -1))
+        return next((turn for turn in earlier if is_after(self, turn)), None)
 
-    @property
-    def _alike(self) -> "Sequence[Turn]":
-        return self.story.alike(self)
-
-    @property
-    def run(self) -> "Sequence[Turn]":
-        """The turns of the same agent up to this one, oldest first."""
-        return self.story.of_agent[self.transition.agent][: self.rank + 1]
+    def last(self, count: int) -> "Sequence[Turn]":
+        """The last `count` turns of the same agent up to this one, oldest first."""
+        own = self.story.of_agent[self.transition.agent]
+        return own[max(0, self.rank + 1 - count) : self.rank + 1]
 
 
 class Story:
@@ -153,40 +154,54 @@ class Story:
             turn.rank = len(self.of_agent[turn.transition.agent])
             self.of_agent[turn.transition.agent].append(turn)
 
+        self._offers: list[tuple[Any, dict[str, dict[str, Any] | None]]] = []
+
+    def offered(self, request: dict[str, Any]) -> Mapping[str, dict[str, Any] | None]:
+        """The tools of a request, read once for all requests with the same ones."""
+        tools = request.get("tools")
+        for known, found in self._offers:
+            if known == tools:
+                return found
+        found = tools_of(request)
+        self._offers = [(tools, found), *self._offers[: OFFERS_KEPT - 1]]
+        return found
+
     def result(self, call_id: str, position: int) -> ToolResult | None:
         """The first result that came for a call id after the turn at `position`.
 
         Some clients count their ids anew in every turn: so the place matters.
         """
-        return next(
-            (result for place, result in self._results.get(call_id, ()) if place > position), None
-        )
+        return next((result for _, result in _after(self._results.get(call_id), position)), None)
 
     def reply(self, turn: Turn) -> Reply | None:
         """The first reply to an answer: bound by the answer's text, which the client repeats."""
         agent = turn.transition.agent
         for answer in _as_sent_back(turn):
-            for place, reply in self._replies.get(answer, ()):
-                if place > turn.position and self.turns[place].transition.agent == agent:
+            for place, reply in _after(self._replies.get(answer), turn.position):
+                if self.turns[place].transition.agent == agent:
                     return reply
         return None
 
-    def alike(self, turn: Turn) -> Sequence[Turn]:
-        """The turns whose requests say the same as this one's, itself included; none if alone."""
-        return self._alike.get(turn.position, ())
+    def alike(self, turn: Turn) -> tuple[Sequence[Turn], int]:
+        """The turns whose requests say the same as this one's, and its place among them."""
+        return self._alike.get(turn.position, ((turn,), 0))
 
     def called_before(self, turn: Turn, key: tuple[str, str]) -> tuple[Turn, ToolCall] | None:
         """The last call before `turn` by which its agent asked for the same."""
-        found = self._calls.get((turn.transition.agent, *key), ())
-        return next((entry for entry in reversed(found) if entry[0].rank < turn.rank), None)
+        return self._called_before.get((turn.position, *key))
 
     @cached_property
-    def _calls(self) -> Mapping[tuple[str | None, str, str], list[tuple[Turn, ToolCall]]]:
-        """Agent and what was asked for -> the calls."""
-        found: dict[tuple[str | None, str, str], list[tuple[Turn, ToolCall]]] = defaultdict(list)
+    def _called_before(self) -> Mapping[tuple[int, str, str], tuple[Turn, ToolCall]]:
+        """Turn and what it asks for -> the call that asked for it before."""
+        found: dict[tuple[int, str, str], tuple[Turn, ToolCall]] = {}
+        last: dict[tuple[str | None, str, str], tuple[Turn, ToolCall]] = {}
         for turn in self.turns:
+            agent = turn.transition.agent
+            for key in turn.keys:
+                if (agent, *key) in last:
+                    found[turn.position, *key] = last[agent, *key]
             for call, key in zip(turn.calls, turn.keys, strict=True):
-                found[turn.transition.agent, *key].append((turn, call))
+                last[agent, *key] = turn, call
         return found
 
     @cached_property
@@ -211,8 +226,8 @@ class Story:
         return found
 
     @cached_property
-    def _alike(self) -> Mapping[int, list[Turn]]:
-        """Place -> turns with equal requests; what nothing equals is left out."""
+    def _alike(self) -> Mapping[int, tuple[list[Turn], int]]:
+        """Position -> turns with equal requests; what nothing equals is left out."""
         by_shape: dict[Any, list[list[Turn]]] = defaultdict(list)
         for turn in self.turns:
             if not turn.messages:
@@ -226,7 +241,19 @@ class Story:
             else:
                 sets.append([turn])
         alike = [members for sets in by_shape.values() for members in sets if len(members) > 1]
-        return {turn.position: members for members in alike for turn in members}
+        return {
+            turn.position: (members, place)
+            for members in alike
+            for place, turn in enumerate(members)
+        }
+
+
+def _after(entries: list[tuple[int, Entry]] | None, position: int) -> Iterator[tuple[int, Entry]]:
+    """What was seen after a position, first things first."""
+    if entries is None:
+        return iter(())
+    start = bisect_right(entries, position, key=lambda entry: entry[0])
+    return islice(entries, start, None)
 
 
 def _as_sent_back(turn: Turn) -> list[str]:

@@ -208,3 +208,17 @@ def test_reading_grows_with_the_trajectory_and_not_with_its_square() -> None:
         air_rewards(trajectory(turns), rules())
         counts.append(len(looked))
     assert counts[1] < 2.5 * counts[0]
+
+
+def test_a_trajectory_of_thousands_of_calls_is_read() -> None:
+    """The worst of each kind: the same request, the same answer, the same call id every time."""
+    messages = [{"role": "user", "content": "What is new in the world today?"}]
+    told = {"role": "tool", "tool_call_id": "c0", "content": "21"}
+    again = {"role": "assistant", "tool_calls": [call("get_weather", "{}", "c0")]}
+    turns = []
+    for number in range(3000):
+        kind = number % 3
+        calls = [call("get_weather", "{}", "c0")] if kind == 2 else None
+        said = [*messages, again, {**told, "content": str(number)}] if kind == 1 else messages
+        turns.append(transition(number, content="OK", calls=calls, messages=said, tools=[WEATHER]))
+    assert len(air_rewards(trajectory(turns), rules())) >= 1000

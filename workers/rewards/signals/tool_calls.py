@@ -95,7 +95,7 @@ def call_loop(turn: Turn) -> str | None:
     """
     if not turn.calls:
         return None
-    run = turn.run[-max(3, 2 * LONGEST_CYCLE) :]
+    run = turn.last(2 * LONGEST_CYCLE)
     for length in range(1, LONGEST_CYCLE + 1):
         size = 3 if length == 1 else 2 * length
         if _goes_round(run[-size:], length, size):
