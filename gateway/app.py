@@ -12,16 +12,27 @@ from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 from starlette.routing import Route
 
-from gateway import count_tokens, feedback, health, models_routes, training
+from gateway import (
+    count_tokens,
+    feedback,
+    feedback_batch,
+    health,
+    models_routes,
+    thumbs,
+    training,
+    trajectories_routes,
+)
 from gateway.auth import Authorised
 from gateway.clock import stop_calls, tick
 from gateway.errors import ApiError
+from gateway.feedback_desk import Desk
 from gateway.metrics import Measured
 from gateway.passthrough import PassThrough
 from gateway.refusals import refusal
 from gateway.responses_routes import StoredResponses
 from gateway.services import STATE, Services, build_services
 from gateway.siblings import Siblings
+from gateway.thumbs import Thumbs
 from gateway.upstream import Upstream
 from gateway.upstreams.health import watch
 from gateway.upstreams.places import watched_replicas
@@ -59,6 +70,8 @@ def create_app(
         title="Ratchet", lifespan=_lifespan, openapi_url=None, docs_url=None, redoc_url=None
     )
     app.state.services = services
+    app.state.desk = Desk(services)
+    app.state.thumbs = Thumbs(services)
 
     # The last one added is the outermost.
     app.add_middleware(Authorised, access=services.access)
@@ -67,7 +80,10 @@ def create_app(
     app.add_middleware(Twin, services=services)
 
     app.include_router(health.router)
+    app.include_router(feedback_batch.router)
+    app.include_router(thumbs.router)
     app.include_router(feedback.router)
+    app.include_router(trajectories_routes.router)
     app.include_router(training.router)
     app.include_router(models_routes.router)
     app.include_router(count_tokens.router)

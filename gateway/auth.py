@@ -17,6 +17,9 @@ from trajectories.access import TENANT
 __all__ = ["TENANT", "Authorised", "caller_of", "needed_scope", "offered_keys"]
 
 OPEN_PATHS = frozenset({"/healthz", "/readyz", "/metrics"})
+THUMBS = "/f/"
+_OF_THUMBS = frozenset({"GET", "HEAD", "POST", "OPTIONS"})
+_VOTES = frozenset({"/v1/feedback", "/v1/feedback/batch", "/v1/feedback/tokens"})
 BASE_PATH = "/"  # some clients probe theirs before they have a key
 STATE = "caller"
 _READING = frozenset({"GET", "HEAD"})
@@ -44,7 +47,11 @@ def needed_scope(method: str, path: str) -> str | None:
     is_reading = method in _READING
     if (is_reading and path in OPEN_PATHS) or (method == "HEAD" and path == BASE_PATH):
         return None
-    if path == "/v1/feedback":
+    if path.startswith(THUMBS) and method in _OF_THUMBS:
+        return None  # what a link may do stands in its token
+    if (method == "POST" and path in _VOTES) or (
+        method == "DELETE" and path.startswith("/v1/feedback/")
+    ):
         return FEEDBACK
     if is_reading and _is_below(path, "/v1/feedback", "/v1/trajectories", "/training/status"):
         return READ

@@ -5,6 +5,8 @@ killed for it. Readiness needs the engine, and says "degraded" when records
 have to wait.
 """
 
+import asyncio
+import contextlib
 from typing import Any
 
 from fastapi import APIRouter
@@ -14,6 +16,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from gateway.feedback import Shared
 from gateway.services import Services
 from gateway.upstreams.places import is_serving
+from trajectories.connection import RedisError
 
 router = APIRouter()
 
@@ -47,7 +50,15 @@ async def metrics(services: Shared) -> Response:
     """For Prometheus, all processes of this gateway together."""
     siblings = services.siblings
     content = exposition(services) if siblings is None else await siblings.render_all()
+    with contextlib.suppress(RedisError):  # then nobody knows
+        content += await asyncio.to_thread(_of_store, services)
     return Response(content, media_type=CONTENT_TYPE_LATEST)
+
+
+def _of_store(services: Services) -> bytes:
+    store = services.store
+    expired = int(store.counts()["expired"])
+    return services.metrics.render_store(pending=store.count_pending(), expired=expired)
 
 
 def exposition(services: Services) -> bytes:

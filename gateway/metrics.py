@@ -135,7 +135,19 @@ class Metrics:
             "ratchet_retries", "Calls asked again of another replica", registry=registry
         )
         self.feedback = Counter(
-            "ratchet_feedback", "Feedback accepted", ["source", "status"], registry=registry
+            "ratchet_feedback", "Feedback accepted", ["name", "source", "status"], registry=registry
+        )
+        # Of the store, whichever process is asked: not added up, and left out without Redis.
+        self.of_store = CollectorRegistry()
+        self.feedback_pending = Gauge(
+            "ratchet_feedback_pending",
+            "Votes that wait for what they are about, of all tenants",
+            registry=self.of_store,
+        )
+        self.feedback_expired = Gauge(
+            "ratchet_feedback_expired_total",
+            "Votes whose target never came, since the store was made",
+            registry=self.of_store,
         )
         self.spool_unshipped = Gauge(
             "ratchet_spool_unshipped",
@@ -165,12 +177,20 @@ class Metrics:
         """The exposition text."""
         return generate_latest(self.registry)
 
+    def render_store(self, *, pending: int, expired: int) -> bytes:
+        """The exposition text of what the store counts."""
+        self.feedback_pending.set(pending)
+        self.feedback_expired.set(expired)
+        return generate_latest(self.of_store)
+
 
 def route_label(path: str) -> str:
     """A bounded name for a path: clients must not be able to make new series."""
     found = _ROUTES.get(path)
     if found is not None:
         return found
+    if path.startswith("/f/"):
+        return "thumbs"
     if path.startswith("/v1/responses/"):
         return "stored_responses"
     if path.startswith(("/v1/feedback/", "/v1/trajectories/", "/v1/models/")):

@@ -6,15 +6,15 @@ written is logged, counted and let go.
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from gateway.errors import ApiError
 from gateway.metrics import Metrics
 from gateway.redaction import feedback_without_secrets
 from gateway.spool.recent import LIMIT_BYTES
-from gateway.spool.writer import Spool
+from gateway.spool.writer import MOST_AT_ONCE, Spool
 from trajectories.errors import SpoolError
-from trajectories.model import Feedback, pack_record
+from trajectories.model import Feedback, Retraction, pack_record
 from trajectories.privacy.secrets import NO_REDACTION, Redactor
 
 logger = logging.getLogger(__name__)
@@ -90,6 +90,26 @@ class Recorder:
         """Write feedback, or raise SpoolError: its client is told."""
         kept = feedback_without_secrets(feedback, self._redactor)
         self._write(pack_record(kept), "feedback")
+
+    def keep_all(self, records: Sequence[Feedback | Retraction]) -> None:
+        """Write votes and what takes them back, in one write where that is possible.
+
+        Raises SpoolError; some may be written then, and are to be sent again.
+        """
+        payloads: list[bytes] = []
+        for record in records:
+            if isinstance(record, Feedback):
+                payloads.append(pack_record(feedback_without_secrets(record, self._redactor)))
+            else:
+                payloads.append(pack_record(record))
+        for start in range(0, len(payloads), MOST_AT_ONCE):
+            batch = payloads[start : start + MOST_AT_ONCE]
+            if len(batch) > 1 and self._spool.put_all(batch):
+                self.is_failing = False
+                self._metrics.recorded.add("feedback", len(batch))
+            else:
+                for payload in batch:
+                    self._write(payload, "feedback")
 
     def _hurry_if_many(self) -> None:
         # What falls out of memory has to be read back from the disk.

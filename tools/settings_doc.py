@@ -99,14 +99,21 @@ def rows(model: type[BaseModel]) -> list[str]:
     return lines
 
 
+def chapter(title: str, section: type[BaseModel]) -> list[str]:
+    about = (section.__doc__ or "").strip().splitlines()[0]
+    return [f"## [{title}]\n", f"{about}\n", *rows(section), ""]
+
+
 def page() -> str:
     """The whole page."""
     parts: list[Any] = [HEAD, "## Top level\n", *rows(Settings), ""]
     for name, field in Settings.model_fields.items():
         if section := section_of(field):
             title = name if isinstance(field.default, BaseModel) else f"{name}.NAME"
-            about = (section.__doc__ or "").strip().splitlines()[0]
-            parts += [f"## [{title}]\n", f"{about}\n", *rows(section), ""]
+            parts += chapter(title, section)
+            for key, inner in section.model_fields.items():
+                if entry := section_of(inner):  # a table of sections within this one
+                    parts += chapter(f"{title}.{key}.NAME", entry)
     return "\n".join(parts)
 
 

@@ -63,6 +63,7 @@ KEYS: tuple[Key, ...] = (
     Key("trainer:{policy}:runs", "list", "trimmed", "the last runs, JSON, newest first"),
     Key("quarantine", "stream", "trimmed", "records that could not be applied, with the reason"),
     Key("counts", "hash", "permanent", "totals since the store was made"),
+    Key("signing", "string", "permanent", "the key that signs thumb links"),
     Key("keys", "hash", "permanent", "API key id -> its record, JSON: a digest, never the key"),
     Key("keys:revision", "string", "permanent", "raised with each change of an API key"),
     Key("keys:usage", "hash", "permanent", "requests and tokens of each API key, all in all"),
@@ -95,6 +96,7 @@ COUNTS = "counts"
 QUARANTINE = "quarantine"
 USER_KEY = "user-key"
 FORGOTTEN = "forgotten"
+SIGNING_KEY = "signing"
 API_KEYS = "keys"
 API_REVISION = "keys:revision"
 API_USAGE = "keys:usage"

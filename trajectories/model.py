@@ -148,6 +148,7 @@ class Feedback(Record):
     comment: str | None = None
     correction: Any = None
     source: FeedbackSource = FeedbackSource()
+    key: str | None = None  # id of the API key it came with; the source is what the client says
     metadata: dict[str, Any] = Field(default_factory=dict)
     is_final: bool = False
     has_own_id: bool = False  # the client named it: the first body under that id counts
@@ -172,7 +173,7 @@ class Feedback(Record):
     @property
     def digest(self) -> str:
         """Equal for equal bodies, whenever they came."""
-        said = self.model_dump(mode="json", exclude={"received_at", "transition_id"})
+        said = self.model_dump(mode="json", exclude={"received_at", "transition_id", "key"})
         return hashlib.blake2b(orjson.dumps(said), digest_size=16).hexdigest()
 
     def erased(self, at: float) -> Self:

@@ -20,7 +20,8 @@ SPAN = "span"  # of a vote only: one of the first two
 TRAJECTORY = "trajectory"
 
 SHARED = frozenset({TOOL_CALL, TEXT})  # kinds of which several transitions may have the same
-_ALIASES = {SPAN: (RESPONSE, TRANSITION)}
+# The request id that a client was told is the transition's own.
+_ALIASES = {SPAN: (RESPONSE, TRANSITION), REQUEST: (TRANSITION, REQUEST)}
 
 
 def name_digest(kind: str, value: str) -> str:
@@ -35,7 +36,7 @@ def text_digest(text: str) -> str:
 
 def indexed_names(transition: Transition) -> Iterator[tuple[str, str]]:
     """The names of a transition that nothing else in the store leads from."""
-    if transition.request_id:
+    if transition.request_id and transition.request_id != transition.id:
         yield REQUEST, transition.request_id
     for choice in transition.choices:
         calls = choice.message.get("tool_calls")

@@ -35,7 +35,7 @@ RETAIN_SECONDS = 600
 RETAIN_BYTES = 256 * 1024 * 1024
 _NEARLY_FULL = 0.95
 _ATTEMPTS = 3
-_MOST_AT_ONCE = 500  # records; two buffers each, and the kernel takes 1,024
+MOST_AT_ONCE = 500  # records; two buffers each, and the kernel takes 1,024
 
 
 class Spool:
@@ -173,7 +173,7 @@ class Spool:
     def _takes(self, count: int, size: int) -> bool:
         """Whether so many records fit into one write, and into what is open and reserved."""
         return (
-            0 < count <= _MOST_AT_ONCE
+            0 < count <= MOST_AT_ONCE
             and self._total + size <= self._budget_bytes
             and self._sizes[self._path] + size <= self._segment_bytes
             and self._next + count <= self._reserved

@@ -24,7 +24,7 @@ LABELS = {
     "ratchet_recorded": {"kind"},
     "ratchet_transitions": {"outcome"},
     "ratchet_in_flight": {"version"},
-    "ratchet_feedback": {"source", "status"},
+    "ratchet_feedback": {"name", "source", "status"},
 }
 
 

@@ -54,7 +54,15 @@ ROUTES: dict[tuple[str, str], set[ScopeName] | None] = {
     ("POST", "/v1/{rest:path}"): {"inference"},
     ("DELETE", "/v1/{rest:path}"): {"inference"},
     ("POST", "/v1/feedback"): {"feedback"},
-    ("GET", "/v1/feedback/{feedback_id}"): {"read"},
+    ("POST", "/v1/feedback/batch"): {"feedback"},
+    ("POST", "/v1/feedback/tokens"): {"feedback"},
+    ("GET", "/v1/feedback"): {"read"},
+    ("GET", "/v1/feedback/{feedback_id:path}"): {"read"},
+    ("DELETE", "/v1/feedback/{feedback_id:path}"): {"feedback"},
+    ("GET", "/f/thumbs.js"): OPEN,
+    ("GET", "/f/{token}"): OPEN,
+    ("POST", "/f/{token}"): OPEN,
+    ("OPTIONS", "/f/{token}"): OPEN,
     ("GET", "/v1/trajectories"): {"read"},
     ("GET", "/v1/trajectories/{wanted}"): {"read"},
     ("GET", "/training/status"): {"read"},
@@ -62,7 +70,9 @@ ROUTES: dict[tuple[str, str], set[ScopeName] | None] = {
     # What there is not, or not yet, is closed to all but who may do everything.
     ("GET", "/"): {"admin"},
     ("POST", "/metrics"): {"admin"},
-    ("DELETE", "/v1/feedback/{feedback_id}"): {"admin"},
+    ("PUT", "/v1/feedback/{feedback_id:path}"): {"admin"},
+    ("DELETE", "/v1/feedback"): {"admin"},
+    ("DELETE", "/f/{token}"): {"admin"},
     ("DELETE", "/v1/trajectories/{wanted}"): {"admin"},
     ("GET", "/training/trigger"): {"admin"},
     ("POST", "/training/status"): {"admin"},
@@ -83,7 +93,12 @@ def guarded(start: Callable[..., Running], redis: Any = None, **sections: Any) -
 
 def path_of(template: str) -> str:
     named = {"{name:path}": "policy", "{rest:path}": "embeddings", "{wanted}": "traj_x"}
-    for part, value in {**named, "{feedback_id}": "x", "{id}": "resp_x"}.items():
+    for part, value in {
+        **named,
+        "{feedback_id:path}": "x",
+        "{token}": "t",
+        "{id}": "resp_x",
+    }.items():
         template = template.replace(part, value)
     return template
 

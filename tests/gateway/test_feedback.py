@@ -1,7 +1,12 @@
 """Feedback: every form, every refusal, early, late, twice, and without Redis."""
 
 import json
+import math
+import time
+import uuid
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,12 +14,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.errors import ApiError
-from gateway.feedback_body import parse_feedback, reward_of
+from gateway.feedback_body import FeedbackBody, parse_feedback
+from gateway.feedback_record import to_records
 from gateway.training import Trigger, _queue
 from tests.gateway.conftest import Running
 from trajectories.connection import Redis
 from trajectories.ids import trajectory_id
-from trajectories.model import Feedback
+from trajectories.model import Feedback, Retraction
+from trajectories.settings import RewardSettings
+from trajectories.standing import standing_votes
+from trajectories.store import TrajectoryRef
 
 
 def deliver(running: Running) -> None:
@@ -22,6 +31,8 @@ def deliver(running: Running) -> None:
     for record in running.records(object):
         if isinstance(record, Feedback):
             running.services.store.add_feedback(record)
+        elif isinstance(record, Retraction):
+            running.services.store.retract(record)
         else:
             running.services.store.add_transition(record)
 
@@ -42,7 +53,7 @@ FORMS: list[tuple[dict[str, Any], float | None]] = [
 def test_every_form_is_taken_and_means_what_it_should(running: Running) -> None:
     for body, reward in FORMS:
         answer = post(running, session_id="s1", **body)
-        assert answer.status_code == 202, answer.text
+        assert answer.status_code == (200 if "metric_name" in body else 202), answer.text
         assert answer.json()["reward"] == reward, body
         assert answer.json()["status"] == "pending"
         assert answer.json()["trajectory_id"] == trajectory_id("default", session="s1", task=None)
@@ -229,6 +240,264 @@ def test_of_two_wishes_for_a_round_at_the_same_time_one_stands(running: Running)
     assert (first[1], second) == (True, (first[0], False))
 
 
+def test_what_an_app_can_see_of_an_answer_names_it(running: Running) -> None:
+    response = running.chat(session_id="s1")
+    answer = response.json()
+    deliver(running)
+    said = answer["choices"][0]["message"]["content"]
+    for target in (
+        {"request_id": response.headers["x-request-id"]},
+        {"span_id": response.headers["x-request-id"]},
+        {"span_id": answer["id"]},
+        {"output_text": f"  {said}\n"},
+        {"session_id": "s1", "step": 0},
+        {"session_id": "s1", "step": -1},
+        {"response_id": answer["id"], "session_id": "s1"},
+    ):
+        found = post(running, value=1, **target)
+        assert (found.status_code, found.json()["status"]) == (202, "attached"), target
+        assert found.json()["step"] == 0, target
+        assert found.json()["training"] == "queued", target
+        assert found.json()["policy"] == 0, target
+    deliver(running)
+    ref = running.services.store.locate(
+        TrajectoryRef("default", trajectory_id("default", session="s1", task=None))
+    )
+    assert ref is not None
+    scorable = running.services.store.scorable(ref)
+    assert scorable is not None
+    assert len(scorable.feedback) == 7
+    # All say the same of the same answer: one vote stands.
+    assert len(standing_votes(scorable.trajectory.transitions, scorable.feedback)) == 1
+
+
+def test_the_early_vote_finds_what_comes_later_by_every_name(running: Running) -> None:
+    response = running.chat(session_id="s1")
+    said = response.json()["choices"][0]["message"]["content"]
+    for name, target in {
+        "a": {"request_id": response.headers["x-request-id"]},
+        "b": {"span_id": response.json()["id"]},
+        "c": {"output_text": said},
+        "d": {"session_id": "s1", "step": -1},
+    }.items():
+        early = post(running, value=1, name=name, **target)
+        assert early.json()["status"] == "pending"
+    deliver(running)
+    listed = running.client.get("/v1/feedback").json()["data"]
+    assert [item["status"] for item in listed] == ["attached"] * 4
+
+
+def test_a_text_that_was_said_twice_is_ambiguous(running: Running) -> None:
+    said = [running.chat(session_id=name).json() for name in ("s1", "s2")]
+    texts = {answer["choices"][0]["message"]["content"] for answer in said}
+    assert len(texts) == 1
+    deliver(running)
+    answer = post(running, output_text=texts.pop(), value=1)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (422, "ambiguous_target")
+    assert answer.json()["error"]["param"] == "output_text"
+    within = post(running, output_text=said[0]["choices"][0]["message"]["content"],
+                  session_id="s1", value=1)  # fmt: skip
+    assert within.json()["status"] == "attached"
+
+
+def test_a_step_that_is_not_there_is_said(running: Running) -> None:
+    running.chat(session_id="s1")
+    deliver(running)
+    answer = post(running, session_id="s1", step=7, value=1).json()
+    assert (answer["training"], answer["reason"]) == ("ignored", "step")
+    refused = post(running, response_id="x", step=1, value=1)
+    assert refused.json()["error"]["code"] == "many_targets"
+
+
+def test_a_response_and_a_task_must_belong_together(running: Running) -> None:
+    response_id = running.chat(session_id="s1", task_id="t1").json()["id"]
+    deliver(running)
+    assert post(running, span_id=response_id, task_id="t1", reward=1).status_code == 202
+    wrong = post(running, span_id=response_id, task_id="t2", reward=1)
+    assert wrong.json()["error"]["code"] == "target_conflict"
+
+
+def test_what_training_will_make_of_a_vote_is_said(running: Running) -> None:
+    response_id = running.chat(session_id="s1").json()["id"]
+    quiet = running.chat(session_id="s2", headers={"x-ratchet-no-train": "1"}).json()["id"]
+    deliver(running)
+
+    def fate(**body: Any) -> tuple[Any, Any]:
+        answer = post(running, **body).json()
+        return answer.get("training"), answer.get("reason")
+
+    assert fate(response_id=response_id, value=7) == ("ignored", "no_range")
+    assert fate(response_id=response_id, comment="so so") == ("ignored", "no_value")
+    assert fate(response_id=response_id, correction="say this") == ("queued", None)
+    assert fate(response_id=quiet, value=1) == ("ignored", "opted_out")
+    assert fate(response_id="chatcmpl-unknown", value=1) == (None, None)
+    # The policy has moved on.
+    versions = dict(running.services.watcher.snapshot.versions)
+    running.services.watcher.snapshot = replace(
+        running.services.watcher.snapshot, current=9, versions=versions
+    )
+    assert fate(response_id=response_id, value=1) == ("replay_only", None)
+
+
+def test_a_vote_that_was_taken_back_says_nothing_any_more(running: Running) -> None:
+    response_id = running.chat(session_id="s1").json()["id"]
+    posted = post(running, response_id=response_id, value=-1, comment="bad").json()
+    # Before it has arrived in the store, too.
+    first = running.client.delete(f"/v1/feedback/{posted['feedback_id']}")
+    assert (first.status_code, first.json()["status"]) == (200, "retracted")
+    deliver(running)
+    again = running.client.delete(f"/v1/feedback/{posted['feedback_id']}")
+    assert (again.status_code, again.json()["status"]) == (200, "retracted")
+    found = running.client.get(f"/v1/feedback/{posted['feedback_id']}").json()
+    assert (found["status"], found["value"], found["comment"]) == ("retracted", None, None)
+    assert found["received_at"]
+    nothing = running.client.delete("/v1/feedback/nobody")
+    assert (nothing.status_code, nothing.json()["error"]["code"]) == (404, "unknown_feedback")
+    assert len(running.records(Retraction)) == 1
+
+
+def test_what_was_trained_on_says_by_which_versions(running: Running) -> None:
+    response_id = running.chat(session_id="s1").json()["id"]
+    posted = post(running, response_id=response_id, value=-1).json()
+    deliver(running)
+    ref = TrajectoryRef("default", trajectory_id("default", session="s1", task=None))
+    running.services.store.note_trained("policy", 0, [ref])
+    answer = running.client.delete(f"/v1/feedback/{posted['feedback_id']}").json()
+    assert answer["used_by"] == [0]
+
+
+def test_votes_are_listed_by_page_and_filtered(running: Running) -> None:
+    for number in range(5):
+        post(running, session_id=f"s{number % 2}", value=1, name=f"n{number}")
+    post(running, session_id="s0", value=1, name="j", source={"type": "judge", "id": "ruler"})
+    deliver(running)
+
+    def names(query: str = "") -> list[str]:
+        return [item["name"] for item in running.client.get(f"/v1/feedback{query}").json()["data"]]
+
+    assert names() == ["j", "n4", "n3", "n2", "n1", "n0"]
+    assert names("?session_id=s1") == ["n3", "n1"]
+    assert names("?source=judge") == names("?source=ruler") == ["j"]
+    assert names("?name=n2&status=pending") == ["n2"]
+    assert names("?status=attached") == []
+    pages, cursor = [], ""
+    while cursor is not None:
+        page = running.client.get(f"/v1/feedback?limit=4&after={cursor}").json()
+        pages.append([item["name"] for item in page["data"]])
+        cursor = page["next"]
+    assert pages == [["j", "n4", "n3", "n2"], ["n1", "n0"]]
+    assert running.client.get("/v1/feedback?after=nonsense").status_code == 422
+    assert running.client.get("/v1/feedback?status=lost").status_code == 422
+
+
+def test_a_changed_mind_leaves_a_history(running: Running) -> None:
+    ids = [post(running, session_id="s1", value=value).json()["feedback_id"] for value in (1, -1)]
+    running.chat(session_id="s1")
+    deliver(running)
+    found = running.client.get(f"/v1/feedback/{ids[1]}").json()
+    assert [(entry["feedback_id"], entry["value"]) for entry in found["history"]] == [(ids[0], 1)]
+
+
+def test_an_id_used_for_two_bodies_while_redis_was_away_is_the_first(running: Running) -> None:
+    store = running.services.store
+    for status, value in ((202, 1), (422, -1)):
+        assert post(running, session_id="s1", value=value, id="fb-1").status_code == status
+    (first,) = running.records(Feedback)
+    second = first.model_copy(update={"value": -1.0, "reward": -1.0, "received_at": 9e9})
+    running.chat(session_id="s1")
+    store.add_feedback(second)
+    deliver(running)
+    assert running.client.get("/v1/feedback/fb-1").json()["value"] == 1
+
+
+def test_too_many_that_wait_are_refused_for_a_while(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.feedback_desk.MOST_PENDING", 1)
+    assert post(running, session_id="s1", value=1).status_code == 202
+    deliver(running)
+    answer = post(running, session_id="s2", value=1)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (429, "too_many")
+    assert answer.headers["retry-after"]
+    assert "x-should-retry" not in answer.headers
+
+
+def test_a_vote_that_waited_in_vain_has_expired(running: Running) -> None:
+    posted = post(running, session_id="s1", value=1).json()
+    deliver(running)
+    running.services.store.expire_pending(time.time() + 90_000)
+    found = running.client.get(f"/v1/feedback/{posted['feedback_id']}").json()
+    assert found["status"] == "expired"
+    assert running.client.get("/v1/feedback?status=expired").json()["data"]
+    metrics = running.client.get("/metrics").text
+    assert "ratchet_feedback_expired_total 1.0" in metrics
+    assert "ratchet_feedback_pending 0.0" in metrics
+    assert 'ratchet_feedback_total{name="reward",source="human",status="pending"} 1.0' in metrics
+
+
+def test_names_of_clients_make_no_series(running: Running) -> None:
+    post(running, session_id="s1", value=1, name="anything")
+    metrics = running.client.get("/metrics").text
+    assert 'ratchet_feedback_total{name="other",source="human",status="pending"} 1.0' in metrics
+    assert "anything" not in metrics
+
+
+def test_a_vote_is_taken_back_while_redis_is_away(start: Callable[..., Running]) -> None:
+    running = start(redis=Redis.from_url("redis://127.0.0.1:9/0", socket_connect_timeout=0.2))
+    posted = post(running, session_id="s1", value=1).json()
+    answer = running.client.delete(f"/v1/feedback/{posted['feedback_id']}")
+    assert (answer.status_code, answer.json()["status"]) == (202, "retracted")
+    assert len(running.records(Retraction)) == 1
+
+
+def test_settings_say_what_a_value_is_worth(start: Callable[..., Running]) -> None:
+    metrics = {
+        "minutes": {"low": 0, "high": 10, "optimize": "min"},
+        "mood": {"values": {"great": 1, "awful": -0.5}},
+    }
+    running = start(rewards={"metrics": metrics})
+    for name, value, reward in (
+        ("minutes", 0, 1), ("minutes", 10, -1), ("minutes", 99, -1), ("minutes", 5, 0),
+        ("mood", "great", 1), ("mood", "awful", -0.5), ("mood", "else", None),
+    ):  # fmt: skip
+        answer = post(running, session_id="s1", name=name, value=value).json()
+        assert answer["reward"] == reward, (name, value)
+    metrics_text = running.client.get("/metrics").text
+    assert 'name="minutes"' in metrics_text
+
+
+CASES = Path(__file__).parents[1] / "cases" / "feedback"
+
+
+@pytest.mark.parametrize("path", sorted(CASES.glob("*.json")), ids=lambda path: path.stem)
+def test_bodies_of_other_products_are_taken_verbatim(path: Path, running: Running) -> None:
+    case = json.loads(path.read_text())
+    answer = running.client.post("/v1/feedback", content=json.dumps(case["body"]))
+    assert answer.status_code == case["status"], answer.text
+    if "code" in case:
+        assert answer.json()["error"]["code"] == case["code"]
+        return
+    assert uuid.UUID(answer.json()["feedback_id"])
+    assert answer.json()["reward"] == case["reward"]
+    kept = {record.name: record for record in running.records(Feedback)}
+    assert {name: record.value for name, record in kept.items()} == case["values"]
+    assert {name: record.reward for name, record in kept.items()} == case["rewards"]
+    for name, value in case.get("fields", {}).items():
+        assert getattr(next(iter(kept.values())), name) == value
+
+
+def records_of(body: FeedbackBody) -> list[Feedback]:
+    return to_records(
+        body,
+        RewardSettings(),
+        feedback_id="fb",
+        tenant="default",
+        key=None,
+        path_session=None,
+        now=1.0,
+    )
+
+
 @settings(deadline=None)
 @given(
     st.fixed_dictionaries(
@@ -246,11 +515,12 @@ def test_a_reward_is_always_finite_and_in_range(body: dict[str, Any]) -> None:
         parsed = parse_feedback(json.dumps({"session_id": "s", **body}).encode())
     except ApiError:
         return  # refused: nothing gets in
-    reward = reward_of(parsed)
-    assert reward is None or -1 <= reward <= 1
+    (vote, *_) = records_of(parsed)
+    assert vote.reward is None or (math.isfinite(vote.reward) and -1 <= vote.reward <= 1)
 
 
 def test_feedback_needs_no_more_than_a_line() -> None:
     with pytest.raises(ApiError):
         parse_feedback(b"{}")
-    assert reward_of(parse_feedback(b'{"session_id":"s1","value":1}')) == 1.0
+    (vote,) = records_of(parse_feedback(b'{"session_id":"s1","value":1}'))
+    assert vote.reward == 1.0

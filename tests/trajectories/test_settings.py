@@ -12,6 +12,7 @@ from trajectories.settings import (
     AgentSettings,
     CustomSettings,
     JudgeSettings,
+    MetricSettings,
     OtherUpstreamSettings,
     RouteSettings,
     Settings,
@@ -49,6 +50,7 @@ OTHER: dict[tuple[str, ...], tuple[str, Any]] = {
     ("policy_tenant",): ("acme", "acme"),
     ("gateway", "aliases"): ('["a","b"]', ("a", "b")),
     ("gateway", "api_key"): ("sk-1", "sk-1"),
+    ("gateway", "signing_key"): ("sixteen-or-longer", "sixteen-or-longer"),
     ("gateway", "durability"): ("required", "required"),
     ("upstreams",): (
         '{"big": {"url": "http://big"}}',
@@ -64,6 +66,10 @@ OTHER: dict[tuple[str, ...], tuple[str, Any]] = {
     ("routes",): ('{"a": {"upstream": "policy"}}', {"a": RouteSettings(upstream="policy")}),
     ("tracing", "endpoint"): ("http://otel:4318", "http://otel:4318"),
     ("rewards", "air"): ('{"truncated": -0.1}', {"truncated": -0.1}),
+    ("rewards", "metrics"): (
+        '{"minutes": {"low": 0, "high": 9, "optimize": "min"}}',
+        {"minutes": MetricSettings(low=0, high=9, optimize="min")},
+    ),
     ("archive", "format"): ("parquet", "parquet"),
     ("archive", "keep_days"): ("30", 30.0),
     ("rewards", "weights"): ('{"tone": 0.5}', {"tone": 0.5}),

@@ -26,7 +26,7 @@ from trajectories.errors import SettingsError
 from trajectories.settings.archive import ArchiveSettings
 from trajectories.settings.gateway import GatewaySettings, TracingSettings
 from trajectories.settings.privacy import PrivacySettings
-from trajectories.settings.rewards import AgentSettings, RewardSettings
+from trajectories.settings.rewards import AgentSettings, MetricSettings, RewardSettings
 from trajectories.settings.store import RedisSettings
 from trajectories.settings.trainer import EngineSettings, TrainerSettings
 from trajectories.settings.upstreams import (
@@ -59,6 +59,7 @@ __all__ = [
     "GatewaySettings",
     "JudgeSettings",
     "Kind",
+    "MetricSettings",
     "OtherUpstreamSettings",
     "Patience",
     "PrivacySettings",

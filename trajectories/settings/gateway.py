@@ -15,6 +15,14 @@ class GatewaySettings(Section):
     api_key: str | None = Field(
         None, description="One key that may do everything; set alone, no other is taken"
     )
+    signing_key: str | None = Field(
+        None,
+        min_length=16,
+        description="Signs thumb links; unset: a random one in Redis. A new one voids old links",
+    )
+    public_url: str | None = Field(
+        None, description="Where clients find this gateway; unset: as the request names it"
+    )
     require_keys: bool = Field(
         False, description="Ask for a key made by `ratchet keys`; off and no api_key: all may call"
     )

@@ -1,8 +1,8 @@
 """`[rewards]` and `[agents]`: what an answer is worth, and who learns from it."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from trajectories.settings.section import Section
 
@@ -18,6 +18,25 @@ def _ordered(clamp: tuple[float, float]) -> tuple[float, float]:
 
 
 Clamp = Annotated[tuple[float, float], AfterValidator(_ordered)]
+
+
+class MetricSettings(Section):
+    """`[rewards.metrics.NAME]`: what a value posted under that name is worth."""
+
+    low: float | None = Field(None, allow_inf_nan=False, description="The number that means -1")
+    high: float | None = Field(None, allow_inf_nan=False, description="The number that means 1")
+    optimize: Literal["max", "min"] = Field("max", description="`min`: less is better")
+    values: dict[str, Annotated[float, Field(ge=-1, le=1)]] = Field(
+        default_factory=dict, description="A string -> the reward it stands for"
+    )
+
+    @model_validator(mode="after")
+    def _is_a_range(self) -> Self:
+        if (self.low is None) != (self.high is None):
+            raise ValueError("a range has two ends: set both low and high")
+        if self.low is not None and self.high is not None and self.low >= self.high:
+            raise ValueError("low must be below high (optimize = min turns a range round)")
+        return self
 
 
 class RewardSettings(Section):
@@ -46,6 +65,17 @@ class RewardSettings(Section):
         description='Kinds of source, best first; one left out never counts; "mean": all alike',
     )
     clamp: Clamp = Field((-1.0, 1.0), description="Limits of the final reward")
+    metrics: dict[str, MetricSettings] = Field(
+        default_factory=dict,
+        description="Feedback name -> `low`, `high`, `optimize` (max or min) and `values` (string"
+        " -> reward): what its values are worth",
+    )
+    satisfied_bonus: float = Field(
+        0.2, ge=0, le=1, description="Added where `metadata.satisfied` is true (feedback.md)"
+    )
+    used_result_bonus: float = Field(
+        0.1, ge=0, le=1, description="Added where `metadata.used_result` is true"
+    )
     max_share_per_source: float = Field(
         0.02,
         gt=0,

@@ -50,6 +50,22 @@ class Targets(Items):
         found = self.recorded(ref) if ref else ()
         return next((entry for entry in found if entry.id == transition_id), None)
 
+    def step_at(self, place: Place, vote: Feedback) -> tuple[int, str] | None:
+        """The index of the transition that is meant in its trajectory, and its id; None: none is.
+
+        For a vote on a whole trajectory the last transition.
+        """
+        key = keys.transitions_of(place.ref.tenant, place.ref.id)
+        if place.transition_id is not None:
+            index = self._redis.zrank(key, place.transition_id)
+            return None if index is None else (int(index), place.transition_id)
+        step = -1 if vote.step is None else vote.step
+        if step < 0:
+            last = "+inf" if vote.step is None else vote.received_at
+            step += int(self._redis.zcount(key, "-inf", last))
+        found = self._redis.zrange(key, step, step) if step >= 0 else []
+        return (step, found[0].decode()) if found else None
+
     def _places(self, vote: Feedback, kind: str, value: str) -> list[Place]:
         tenant = vote.tenant
         if kind == names.TRAJECTORY:
