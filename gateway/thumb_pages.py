@@ -34,7 +34,7 @@ HEADERS = {
 }
 
 # Elements with `data-ratchet-token` get two buttons. `data-up` and `data-down` are their values.
-SCRIPT = """\
+_SCRIPT = """\
 (() => {
   const base = new URL("/f/", document.currentScript.src);
   const show = (box) => {
@@ -43,13 +43,20 @@ SCRIPT = """\
     const { ratchetToken: token, up = "1", down = "-1" } = box.dataset;
     const status = document.createElement("span");
     status.setAttribute("role", "status");
-    const buttons = [["\\u{1F44D}", "Good answer", up], ["\\u{1F44E}", "Bad answer", down]].map(
-      ([sign, label, value]) => {
+    const buttons = [["Good answer", up, 0], ["Bad answer", down, 180]].map(
+      ([label, value, turn]) => {
         const button = document.createElement("button");
         button.type = "button";
-        button.textContent = sign;
-        button.setAttribute("aria-label", label);
-        button.setAttribute("aria-pressed", "false");
+        button.ariaLabel = button.title = label;
+        const make = (name) => document.createElementNS("http://www.w3.org/2000/svg", name);
+        const svg = make("svg"), path = make("path");
+        svg.setAttribute("viewBox", "0 0 24 24");
+        svg.setAttribute("width", "20");
+        path.setAttribute("fill", "currentColor");
+        path.setAttribute("transform", `rotate(${turn} 12 12)`);
+        path.setAttribute("d", "M3 10h4v11H3zM9 21V10l4-8c2 0 3 1 3 3l-1 4h6l-2 12z");
+        svg.append(path);
+        button.append(svg);
         button.onclick = async () => {
           let isTaken = false;
           try {
@@ -62,8 +69,10 @@ SCRIPT = """\
             });
             isTaken = answer.ok;
           } catch {}
-          for (const one of buttons)
-            one.setAttribute("aria-pressed", String(isTaken && one === button));
+          for (const one of buttons) {
+            one.ariaPressed = isTaken && one === button;
+            one.style.opacity = one === button ? "" : "0.4";
+          }
           status.textContent = isTaken ? " Thank you" : " That did not work";
           box.dispatchEvent(new CustomEvent("ratchet", { detail: { value, isTaken } }));
         };
@@ -77,6 +86,8 @@ SCRIPT = """\
   else all();
 })();
 """
+# Without its indentation: whoever reads a page waits for it.
+SCRIPT = "\n".join(line.strip() for line in _SCRIPT.splitlines())
 
 
 def ask(token: str, values: list[tuple[str, str]]) -> str:
@@ -103,7 +114,7 @@ def sorry(text: str) -> str:
 def label_of(value: object, written: str) -> str:
     """What stands on a button."""
     if isinstance(value, bool | int | float) and value in (1, -1, False):
-        return "\N{THUMBS UP SIGN} Yes" if value == 1 else "\N{THUMBS DOWN SIGN} No"
+        return "Yes" if value == 1 else "No"
     return written
 
 
