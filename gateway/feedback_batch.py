@@ -110,7 +110,12 @@ class _Answers:
 
     def _answer(self, body: Any, now: float) -> Answer:
         return self._desk.consider(
-            body, self._caller, path_session=self._session, has_redis=self._has_redis, now=now
+            body,
+            self._caller,
+            path_session=self._session,
+            has_redis=self._has_redis,
+            is_brief=True,
+            now=now,
         )
 
 

@@ -72,21 +72,23 @@ class Desk:
         path_session: str | None,
         is_strict: bool = False,
         has_redis: bool = True,
+        is_brief: bool = False,
         now: float | None = None,
     ) -> Answer:
         """What to answer to a vote, and the records to keep; raises ApiError for a refusal.
 
+        A brief answer says nothing of the transition that is meant, which takes reading it.
         Without Redis a strict vote is a RedisError, and any other is kept unseen.
         """
         records = self._records(body, caller, path_session, time.time() if now is None else now)
         vote = records[0]
         status = 200 if body.is_plain_200 else 202
         if not has_redis and not is_strict:
-            return self._accepted(status, body, records, None)
+            return self._accepted(status, body, records, None, is_brief)
         if body.id is not None and (earlier := self._earlier(vote)) is not None:
             return Answer(200, earlier)
         place = self._place(body, vote, is_strict)
-        return self._accepted(status, body, records, place)
+        return self._accepted(status, body, records, place, is_brief)
 
     def keep(self, votes: list[Feedback]) -> None:
         """Bring records to the spool and count them; raises ApiError 503 when that failed."""
@@ -212,32 +214,40 @@ class Desk:
             raise invalid("task_id", message, "target_conflict")
 
     def _accepted(
-        self, status: int, body: FeedbackBody, records: list[Feedback], place: Place | None
+        self,
+        status: int,
+        body: FeedbackBody,
+        records: list[Feedback],
+        place: Place | None,
+        is_brief: bool,
     ) -> Answer:
-        content = self._content(records[0], place)
+        content = self._content(records[0], place, is_brief=is_brief)
         if body.dry_run:
             return Answer(200, content)
         return Answer(status, content, tuple(records))
 
-    def _content(self, vote: Feedback, place: Place | None) -> dict[str, Any]:
+    def _content(
+        self, vote: Feedback, place: Place | None, *, is_brief: bool = False
+    ) -> dict[str, Any]:
         content: dict[str, Any] = {
             "feedback_id": vote.id,
             "status": "attached" if place else "pending",
             "trajectory_id": place.ref.id if place else vote.trajectory_id,
             "reward": vote.reward,
         }
+        if is_brief:
+            return content
         transition = None
         if place is not None:
-            found = self._store.step_at(place, vote)
             is_whole = vote.trajectory_id is not None and vote.step is None
+            found = self._store.meant(place, vote)
             if found is not None:
-                transition = self._store.transition(place.ref.tenant, found[1])
+                transition = found[1]
                 if not is_whole:
                     content["step"] = found[0]
-            elif vote.step is not None:
-                return {**content, "training": "ignored", "reason": "step"}
             elif not is_whole:
-                return {**content, "training": "ignored", "reason": "superseded"}
+                reason = "superseded" if vote.step is None else "step"
+                return {**content, "training": "ignored", "reason": reason}
         if transition is not None and transition.policy_version is not None:
             content["policy"] = transition.policy_version
         return content | training_of(

@@ -122,6 +122,9 @@ class FeedbackSource(Record):
     id: str = "default"
 
 
+_NOT_SAID = {"received_at", "transition_id", "key", "reward"}
+
+
 class Feedback(Record):
     """What a client posted, validated and translated to a reward value.
 
@@ -172,8 +175,10 @@ class Feedback(Record):
 
     @property
     def digest(self) -> str:
-        """Equal for equal bodies, whenever they came."""
-        said = self.model_dump(mode="json", exclude={"received_at", "transition_id", "key"})
+        """Equal for equal bodies, whenever, by whose key and under which settings they came."""
+        said = self.model_dump(mode="json", exclude=_NOT_SAID)
+        if self.source.id == self.key:
+            del said["source"]["id"]
         return hashlib.blake2b(orjson.dumps(said), digest_size=16).hexdigest()
 
     def erased(self, at: float) -> Self:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from trajectories import keys, names
 from trajectories.model import Feedback, Transition
 from trajectories.names import names_of_vote
+from trajectories.standing import step_of
 from trajectories.store.items import Items
 from trajectories.store.packing import pack
 from trajectories.store.refs import TrajectoryRef
@@ -50,21 +51,19 @@ class Targets(Items):
         found = self.recorded(ref) if ref else ()
         return next((entry for entry in found if entry.id == transition_id), None)
 
-    def step_at(self, place: Place, vote: Feedback) -> tuple[int, str] | None:
-        """The index of the transition that is meant in its trajectory, and its id; None: none is.
+    def meant(self, place: Place, vote: Feedback) -> tuple[int, Transition] | None:
+        """The transition that is meant, and its index in its trajectory; None: there is none.
 
         For a vote on a whole trajectory the last transition.
         """
-        key = keys.transitions_of(place.ref.tenant, place.ref.id)
-        if place.transition_id is not None:
-            index = self._redis.zrank(key, place.transition_id)
-            return None if index is None else (int(index), place.transition_id)
-        step = -1 if vote.step is None else vote.step
-        if step < 0:
-            last = "+inf" if vote.step is None else vote.received_at
-            step += int(self._redis.zcount(key, "-inf", last))
-        found = self._redis.zrange(key, step, step) if step >= 0 else []
-        return (step, found[0].decode()) if found else None
+        trajectory = self.trajectory(place.ref)
+        if trajectory is None or not trajectory.transitions:
+            return None
+        transitions = trajectory.transitions
+        if vote.trajectory_id is not None and vote.step is None:
+            return len(transitions) - 1, transitions[-1]
+        index = step_of(transitions, vote.model_copy(update={"transition_id": place.transition_id}))
+        return None if index is None else (index, transitions[index])
 
     def _places(self, vote: Feedback, kind: str, value: str) -> list[Place]:
         tenant = vote.tenant
