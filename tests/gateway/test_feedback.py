@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import fakeredis
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -185,6 +186,22 @@ def test_feedback_that_cannot_be_stored_is_never_a_202(start: Callable[..., Runn
     assert answer.status_code == 503
     assert answer.json()["error"]["code"] == "not_stored"
     assert running.chat().status_code == 200
+
+
+def test_a_full_spool_is_told_whichever_way_a_vote_comes(start: Callable[..., Running]) -> None:
+    running = start(gateway={"spool_mb": 1}, redis=Redis.from_url("redis://127.0.0.1:9/0"))
+    running.services.redis = fakeredis.FakeRedis()  # for the key that signs
+    token = running.client.post("/v1/feedback/tokens", json={"session_id": "s"}).json()["token"]
+    running.services.spool.close()
+    for method, path, body in (
+        ("POST", "/v1/feedback", {"session_id": "s", "value": 1}),
+        ("POST", "/v1/feedback/batch", [{"session_id": "s", "value": 1}] * 3),
+        ("DELETE", "/v1/feedback/fb-1", None),
+    ):
+        answer = running.client.request(method, path, json=body)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "not_stored"), path
+        assert answer.headers["retry-after"]
+    assert running.client.post(f"/f/{token}", data={"v": "1"}).status_code == 503
 
 
 def test_a_trainer_is_asked_only_when_there_is_one(running: Running) -> None:

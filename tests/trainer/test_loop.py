@@ -20,7 +20,7 @@ from trajectories.connection import Redis, RedisError
 from trajectories.registry import Heartbeat, Registry
 from trajectories.resources import VersionState
 from trajectories.settings import Settings
-from trajectories.store import Store
+from trajectories.store import Store, TrajectoryRef
 from trajectories.store.packing import pack
 
 CRASH_POINTS = (
@@ -107,6 +107,8 @@ def test_a_kill_anywhere_ends_in_one_promoted_version(
     assert len(refs) == len(set(refs)) == 4
     assert store.count_trainable("policy") == 0
     assert redis.llen(keys.runs("policy")) == 1
+    used = [TrajectoryRef.parse(ref) for ref in refs]
+    assert [store.used_by("policy", snapshot.versions, ref) for ref in used] == [[1]] * 4
     assert not list(make_loop.settings.adapters_dir.glob(".publishing*"))
 
 

@@ -71,6 +71,26 @@ class Votes(Targets):
         self._redis.zremrangebyscore(keys.PENDING, "-inf", now)
         return count
 
+    def erase_votes(self, ref: TrajectoryRef) -> int:
+        """Forget every vote on a trajectory and those that wait for it, as if never posted.
+
+        Returns how many. For `forget`; what a client takes back is `retract`.
+        """
+        waiting = keys.pending_of(ref.tenant, name_digest(TRAJECTORY, ref.id))
+        votes_key = keys.feedback_of(ref.tenant, ref.id)
+        found = {*self._redis.hkeys(votes_key), *self._redis.smembers(waiting)}
+        if not found:
+            return 0
+        pipe = self._redis.pipeline(transaction=True)
+        pipe.delete(waiting, *(keys.feedback(ref.tenant, name.decode()) for name in found))
+        pipe.hdel(votes_key, *found)
+        pipe.zrem(keys.votes(ref.tenant), *found)
+        pipe.zrem(keys.pending(ref.tenant), *found)
+        pipe.hincrby(keys.trajectory(ref.tenant, ref.id), "revision", 1)
+        self._expire(pipe, ref)
+        pipe.execute()
+        return len(found)
+
     def _admit(self, vote: Feedback) -> None:
         """Make a vote the body of its id, unless an earlier one is."""
         key, digest = keys.feedback(vote.tenant, vote.id), vote.digest
