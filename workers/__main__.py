@@ -16,9 +16,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m workers", description=__doc__)
     parser.add_argument(
         "process",
-        choices=("dispatcher", "worker", "verdicts", "archiver", "replay"),
+        choices=("dispatcher", "worker", "verdicts", "calibrate", "archiver", "replay"),
         help="dispatcher: streams to the store and the queues. worker: runs reward jobs."
-        " verdicts: asks judges, webhooks and custom rewards."
+        " verdicts: asks judges, webhooks and custom rewards. calibrate: fits judges once."
         " archiver: what was scored to the archive. replay: rewards anew, with options of its own",
     )
     given, rest = parser.parse_known_args(arguments)
@@ -51,6 +51,10 @@ def main(arguments: list[str] | None = None) -> int:
             from workers.verdicts.worker import run_verdict_worker
 
             run_verdict_worker(settings, stop)
+        elif process == "calibrate":
+            from workers.verdicts.worker import calibrate_all
+
+            calibrate_all(settings)
         else:
             from workers.worker import run_worker
 

@@ -7,7 +7,9 @@ no subject of this room: it enters as a vote, like everybody's.
 
 import time
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
+
+import orjson
 
 from trajectories import keys
 from trajectories.model import Feedback, Record
@@ -125,6 +127,20 @@ class Verdicts(Room):
         """What `count_verdict` added up."""
         found = self._redis.hgetall(keys.judge(tenant, judge))
         return {name.decode(): int(value) for name, value in found.items()}
+
+    def verdict_spending(self, judge: str, tenant: str, day: str) -> dict[str, int]:
+        """Calls and tokens of one UTC day (`2026-11-28`)."""
+        found = self._redis.hgetall(keys.judge_spent(tenant, judge, day))
+        return {name.decode(): int(value) for name, value in found.items()}
+
+    def count_verdicts(self) -> int:
+        """How many verdicts are asked for and not given."""
+        return int(self._redis.zcard(keys.VERDICTS))
+
+    def calibration(self, judge: str, tenant: str) -> dict[str, Any] | None:
+        """A judge's calibration as it is stored, or None."""
+        raw = self._redis.get(keys.calibration(tenant, judge))
+        return None if raw is None else dict(orjson.loads(raw))
 
     def judging_tenants(self, judge: str) -> list[str]:
         """Tenants that this judge judged for within the last 90 days."""

@@ -5,9 +5,11 @@ from threading import Event
 from redis import Redis
 from rq import Queue
 
+from trajectories.connection import connect
 from trajectories.queues import verdict_queue
 from trajectories.settings import Settings
-from workers.verdicts.jobs import use_panel
+from trajectories.store import Store
+from workers.verdicts.jobs import calibrate, use_panel
 from workers.verdicts.panel import build_panel, job_seconds
 from workers.worker import run_jobs
 
@@ -27,3 +29,12 @@ def run_verdict_worker(settings: Settings, stop: Event, *, is_burst: bool = Fals
         run_jobs(settings, stop, queue_of, is_burst=is_burst)
     finally:
         panel.close()
+
+
+def calibrate_all(settings: Settings) -> None:
+    """Fit every judge to people's labels, once and here: `ratchet judges calibrate`."""
+    redis = connect(settings.redis)
+    store = Store(redis)
+    for judge in settings.judges:
+        for tenant in store.judging_tenants(judge):
+            calibrate(store, redis, judge, tenant)
