@@ -1,7 +1,5 @@
 """`ratchet judges`: who gives verdicts, what that cost, what failed, and how far people agree."""
 
-import os
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -12,7 +10,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ratchet.redis_server import embedded_settings, is_configured, open_redis
+from ratchet.processes import run_in_foreground
+from ratchet.redis_server import environment_of, open_redis
 from trajectories.settings import JudgeSettings, Settings, load_settings
 from trajectories.store import Store
 
@@ -62,15 +61,12 @@ def judges(context: typer.Context, data_dir: DataDir = None) -> None:
 def calibrate(data_dir: DataDir = None) -> None:
     """Fit every judge to people's labels now, and show the scores' new meaning."""
     settings = _settings(data_dir)
-    url = settings.redis.url if is_configured(settings) else embedded_settings(settings).url
-    own = {"RATCHET_DATA_DIR": str(settings.data_dir.resolve()), "RATCHET_REDIS_URL": url}
     with open_redis(settings) as redis:
         redis.ping()
-        child = subprocess.run(
-            [sys.executable, "-m", "workers", "calibrate"], env={**os.environ, **own}, check=False
-        )
-        if child.returncode:
-            raise typer.Exit(child.returncode)
+        command = [sys.executable, "-m", "workers", "calibrate"]
+        status = run_in_foreground(command, environment_of(settings))
+        if status:
+            raise typer.Exit(status)
         store = Store(redis)
         for name in settings.judges:
             for tenant in store.judging_tenants(name):

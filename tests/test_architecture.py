@@ -71,7 +71,6 @@ def test_settings_are_read_at_the_edge_only() -> None:
     allowed = {
         "trajectories/settings/__init__.py",
         "ratchet/cli.py",
-        "ratchet/judges.py",  # hands them on to the process that calibrates
         "ratchet/processes.py",
         "workers/verdicts/custom.py",  # reads nothing: it hands on what is not ours
         "gateway/upstreams/provider.py",  # reads nothing: it sets variables of litellm's own

@@ -60,7 +60,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealEngine]:
             serve=True,
             model=str(model),
             dtype="float32",
-            max_model_len=512,
+            max_model_len=2048,
             arguments=("--kv-cache-memory-bytes", "64M", "--max-num-seqs", "16"),
         ),
     )
