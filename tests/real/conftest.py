@@ -61,7 +61,12 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealEngine]:
             model=str(model),
             dtype="float32",
             max_model_len=2048,
-            arguments=("--kv-cache-memory-bytes", "64M", "--max-num-seqs", "16"),
+            arguments=(
+                *("--kv-cache-memory-bytes", "64M", "--max-num-seqs", "16"),
+                # A grammar that allows blanks anywhere lets so small a model write nothing else.
+                *("--structured-outputs-config.disable_any_whitespace", "true"),
+                *("--structured-outputs-config.backend", "xgrammar"),
+            ),
         ),
     )
     log: list[str] = []

@@ -101,6 +101,26 @@ class Verdicts(Room):
         pipe.expire(key, keys.JUDGE_TTL_SECONDS)
         pipe.execute()
 
+    def forget_verdicts(self, ref: TrajectoryRef) -> None:
+        """Erase what is known of one trajectory's verdicts; its votes go with the trajectory."""
+        states_key = keys.verdicts_of(ref.tenant, ref.id)
+        judges = {name.decode() for name in self._redis.hkeys(states_key)}
+        asks = [
+            member
+            for member, _ in self._redis.zscan_iter(keys.VERDICTS, match=f"* {ref}", count=1000)
+        ]
+        judges |= {ask.decode().partition(" ")[0] for ask in asks}
+        pipe = self._redis.pipeline(transaction=True)
+        pipe.delete(states_key)
+        if asks:
+            pipe.zrem(keys.VERDICTS, *asks)
+        for judge in judges:
+            pipe.zrem(keys.judged(ref.tenant, judge), ref.id)
+            groups = keys.judge_group(ref.tenant, judge, "*")
+            for group in self._redis.scan_iter(match=groups, count=1000):
+                pipe.zrem(group, ref.id)
+        pipe.execute()
+
     def quarantine_verdict(self, judge: str, ref: TrajectoryRef, reason: str, detail: str) -> None:
         """List a verdict that was given up, where records that could not be applied are listed."""
         pipe = self._redis.pipeline(transaction=True)

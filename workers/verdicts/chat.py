@@ -209,7 +209,7 @@ def last_object(text: str) -> dict[str, Any]:
             found = value
         position = text.find("{", end)
     if found is None:
-        raise NoVerdict("garbage", "the reply holds no JSON object")
+        raise NoVerdict("garbage", f"the reply of {len(text)} characters holds no JSON object")
     return found
 
 

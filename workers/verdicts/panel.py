@@ -10,9 +10,10 @@ from redis import Redis
 from rq.timeouts import JobTimeoutException
 
 from trajectories import keys
-from trajectories.errors import SettingsError
+from trajectories.errors import ScrubError, SettingsError
 from trajectories.ids import derived_id
 from trajectories.model import FeedbackSource, Trajectory
+from trajectories.privacy.scrubber import Scrubber
 from trajectories.settings import JudgeSettings, Settings
 from trajectories.store import Store, TrajectoryRef, VerdictState
 from workers.verdicts.budget import Budget, Purse
@@ -51,6 +52,7 @@ class Panel:
     oracles: Mapping[str, Oracle] = field(default_factory=dict)
     webhooks: Mapping[str, Webhook] = field(default_factory=dict)
     customs: Mapping[str, Custom] = field(default_factory=dict)
+    scrubber: Scrubber = field(default_factory=lambda: Scrubber(()))
     retry_seconds: float = RETRY_SECONDS
 
     def give(self, store: Store, redis: Redis, ask: str) -> None:
@@ -180,7 +182,7 @@ class Panel:
         if name in self.webhooks:
             stamp = self.roster.stamp(name, trajectory)
             message_id = derived_id("msg", name, trajectory.tenant, trajectory.id, stamp)
-            return [(trajectory, self.webhooks[name].rewards(trajectory, message_id))]
+            return [(trajectory, self.webhooks[name].rewards(self._shown(trajectory), message_id))]
         if name in self.customs:
             return [(trajectory, self.customs[name].rewards(trajectory))]
         oracle = self.oracles[name]
@@ -190,11 +192,11 @@ class Panel:
             return self._compared(store, redis, oracle, trajectory, reward)
         if own.kind == "pointwise":
             scores = self._ask(
-                redis, oracle, trajectory.tenant, pointwise_question(trajectory, own)
+                redis, oracle, trajectory.tenant, pointwise_question(self._shown(trajectory), own)
             )
             opinions = [opinion_of(score, reward) for score in scores]
         else:
-            states = next_states(trajectory)
+            states = next_states(self._shown(trajectory))
             if not states:
                 return [(trajectory, [])]
             question = next_state_question([(said, later) for _, said, later in states], own)
@@ -204,6 +206,13 @@ class Panel:
                 for score, (transition_id, _, _) in zip(scores, states, strict=True)
             ]
         return [(trajectory, [opinion for opinion in opinions if opinion is not None])]
+
+    def _shown(self, trajectory: Trajectory) -> Trajectory:
+        """What leaves this machine of a trajectory: without what identifies people."""
+        try:
+            return self.scrubber.scrub(trajectory)
+        except ScrubError as error:
+            raise NoVerdict("error", f"the scrub failed: {error}") from error
 
     def _ask(self, redis: Redis, oracle: Oracle, tenant: str, question: Question) -> Any:
         budget = Budget(oracle.settings.calls_per_day, oracle.settings.tokens_per_day)
@@ -242,12 +251,17 @@ class Panel:
                 group.leave(trajectory.id)
                 return [(trajectory, [])]
             members = [found[name] for name in sorted(found)]
-            scores = self._ask(redis, oracle, trajectory.tenant, relative_question(members, own))
-            group.leave(*found)
-        return [
-            (member, [opinion for opinion in (opinion_of(score, reward),) if opinion is not None])
-            for member, score in zip(members, scores, strict=True)
-        ]
+            scores = self._ask(
+                redis,
+                oracle,
+                trajectory.tenant,
+                relative_question([self._shown(member) for member in members], own),
+            )
+            for member, score in zip(members, scores, strict=True):
+                opinion = opinion_of(score, reward)
+                self._post(store, redis, oracle.name, member, [opinion] if opinion else [])
+            group.leave(*found)  # not before: who dies in between finds them waiting still
+        return []
 
 
 def time_limit(source: Any) -> float:
@@ -278,6 +292,7 @@ def build_panel(settings: Settings) -> Panel:
         {name: _oracle(name, judge, settings) for name, judge in settings.judges.items()},
         {name: Webhook(name, webhook) for name, webhook in settings.webhooks.items()},
         {name: Custom(name, custom) for name, custom in settings.custom.items()},
+        Scrubber(settings.privacy.scrub),
     )
 
 

@@ -17,8 +17,8 @@ class Roster:
 
     def due_for(self, trajectory: Trajectory) -> list[str]:
         """Names of those that look at this trajectory; the same whenever it is asked."""
-        if not trajectory.transitions:
-            return []
+        if not any(transition.is_trainable for transition in trajectory.transitions):
+            return []  # who opted out of training is not read by judges either
         return [
             name
             for name, source in self.sources.items()

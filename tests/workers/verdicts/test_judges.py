@@ -474,6 +474,44 @@ def test_a_judge_without_a_url_asks_this_gateway(court: Build) -> None:
     assert (oracle._url, oracle._key) == ("http://127.0.0.1:1/v1/chat/completions", "k")
 
 
+def test_what_identifies_people_is_not_shown(court: Build, serve: Serve) -> None:
+    server = serve(good)
+    here = court(judges=judge(server), privacy={"scrub": ["emails"]})
+    here.store.add_transition(transition(0, content="Write to jane.doe@example.com."))
+    here.store.close(REF)
+    here.scorer.score(here.store, REF)
+    here.decide()
+    assert here.reward() == pytest.approx(0.6)
+    assert b"jane.doe" not in server.asked[0].raw
+    assert b"EMAIL_1" in server.asked[0].raw
+
+
+def test_what_is_forgotten_is_not_known_to_judges_either(court: Build, serve: Serve) -> None:
+    server = serve(good)
+    here = court(
+        judges={
+            "one": {"model": "m", "url": server.url},
+            "many": {"model": "m", "url": server.url, "kind": "relative"},
+        }
+    )
+    here.hear()
+    here.decide()
+    assert here.asks() == ["many default/traj_a"], "it waits for others"
+    other = here.hear("traj_ab")
+    here.store.forget_verdicts(REF)
+    assert not [key for key in here.redis.scan_iter() if key == b"verdicts:default:traj_a"]
+    assert {ask.partition(" ")[2] for ask in here.asks()} == {str(other)}
+    for key in here.redis.scan_iter(match="judge*"):
+        if here.redis.type(key) == b"zset":
+            assert here.redis.zscore(key, "traj_a") is None, key
+
+
+def test_who_opted_out_of_training_is_not_read(court: Build, serve: Serve) -> None:
+    here = court(judges=judge(serve(good)))
+    here.hear(is_trainable=False)
+    assert here.asks() == []
+
+
 def test_a_long_trajectory_is_shown_by_its_start_and_its_end(court: Build, serve: Serve) -> None:
     server = serve(good)
     here = court(judges=judge(server, max_characters=500))
