@@ -142,3 +142,16 @@ def test_forgotten_votes_are_gone(store: Store, redis: Any) -> None:
     assert standing(store) == []
     assert store.votes_before("default", None, 9) == []
     assert redis.keys("feedback:*") == []
+
+
+def test_a_mind_that_changes_all_the_time_takes_bounded_room(
+    store: Store, redis: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trajectories.store.votes.MANY_VOTES", 10)
+    store.add_transition(transition(0))
+    store.add_feedback(vote(0.5, response=ONE, name="tone", at=1.0))
+    for number in range(40):
+        store.add_feedback(vote((-1.0) ** number, response=ONE, at=2_000.0 + number))
+        assert redis.hlen(keys.feedback_of("default", "traj_a")) <= 11
+    found = standing(store)
+    assert sorted(reward for _, reward in found if reward is not None) == [-1.0, 0.5]

@@ -26,6 +26,8 @@ from trajectories.store.items import Item, read_item
 from trajectories.store.refs import TrajectoryRef
 from trajectories.store.targets import Place, Targets
 
+MANY_VOTES = 500  # on one trajectory, before those that were replaced are let go
+
 
 class Votes(Targets):
     """Stores votes and joins them to their targets."""
@@ -37,7 +39,10 @@ class Votes(Targets):
         whichever arrives first here.
         """
         self._admit(feedback)
-        return self._settle(feedback.tenant, feedback.id)
+        ref = self._settle(feedback.tenant, feedback.id)
+        if ref is not None:
+            self._thin_out(ref)
+        return ref
 
     def retract(self, retraction: Retraction) -> None:
         """Erase what a vote said, and its effect. It may come before the vote, and twice."""
@@ -206,6 +211,26 @@ class Votes(Targets):
             pipe.zrem(keys.OPEN, str(ref))
         pipe.zadd(keys.SCORING, {str(ref): time.time()}, nx=True)
         self._expire(pipe, ref)
+
+    def _thin_out(self, ref: TrajectoryRef) -> None:
+        """Of very many votes on a trajectory, let those go that a later one replaced.
+
+        That changes nothing of which votes stand. Steps from the end stay: the same words
+        may mean another answer each time.
+        """
+        votes_key = keys.feedback_of(ref.tenant, ref.id)
+        if self._redis.hlen(votes_key) <= MANY_VOTES:
+            return
+        last: dict[str, Feedback] = {}
+        replaced: list[str] = []
+        for vote in self.votes_on(ref):  # by time
+            if vote.has_own_id or (vote.step is not None and vote.step < 0):
+                continue
+            if vote.identity in last:
+                replaced.append(last[vote.identity].id)
+            last[vote.identity] = vote
+        if replaced:
+            self._redis.hdel(votes_key, *replaced)
 
     @staticmethod
     def _wait(pipe: Any, vote: Feedback) -> None:
