@@ -12,12 +12,13 @@ _STATUS = ("status", "status_code", "statusCode")
 _OPENING = re.compile(
     r"(<(tool_use_)?error>"  # Claude Code
     r"|(tool )?[\w.]*(error|exception)( (executing|calling|running|invoking)\b[^\n:]{0,80})?:"
-    r"|(http )?(status|error)( code)?:? ?[45]\d\d\b"
+    r"|(http|error|(http )?(status|error)( code)|http (status|error)):? ?[45]\d\d\b"
     r"|an (unexpected )?error (has )?occurred (while|when|during)\b"  # openai-agents
     r"|\d+ validation errors? for |validation errors? found\b"  # pydantic, instructor
     r"|(failed|unable) to (call|execute|invoke|run) [^\n:]{0,80}:)",
     re.I,
 )
+_WHY = frozenset(("message", "detail", "reason", "error_message"))
 _TRACEBACK = "Traceback (most recent call last)"
 _NOTHING = frozenset(("", '""', "''", "()", "null", "none", "undefined", "nan", "no output"))
 
@@ -67,12 +68,16 @@ def _is_zero(value: Any) -> bool:
 def _reports_error(body: dict[str, Any]) -> bool:
     if body.get("error") or body.get("is_error") is True or body.get("isError") is True:
         return True
-    return any(_is_failure(body.get(name)) for name in _STATUS)
+    return any(_is_failure(body.get(name), body) for name in _STATUS)
 
 
-def _is_failure(status: Any) -> bool:
+def _is_failure(status: Any, body: dict[str, Any]) -> bool:
     if isinstance(status, bool):
         return False
     if isinstance(status, int):
         return 400 <= status <= 599
-    return isinstance(status, str) and status.lower() in ("error", "failed", "failure")
+    if not isinstance(status, str):
+        return False
+    # A build that failed is what was asked for, unless the tool says why it could not tell.
+    is_failed = status.lower() in ("failed", "failure") and not _WHY.isdisjoint(body)
+    return status.lower() == "error" or is_failed
