@@ -218,6 +218,42 @@ def test_an_answer_that_holds_the_format_fires_nothing(wanted: Any) -> None:
     assert fired(transition(0, content='{"n": 3}', response_format=wanted)) == []
 
 
+def replied(text: str) -> list[tuple[str, str]]:
+    """What fires when `text` is sent back to an answer."""
+    said = [
+        {"role": "user", "content": "Write a model."},
+        {"role": "assistant", "content": "class P: ..."},
+        {"role": "user", "content": text},
+    ]
+    first = transition(0, content="class P: ...")
+    return fired(first, transition(1, content="Better.", messages=said))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Correct your JSON ONLY RESPONSE, based on the following errors:\n1 validation error for P",
+        "1 validation errors: [{}]\n\nFix the errors and try again.",
+        "Error:\nCode execution failed at line 'f()' due to: ValueError: 3",
+    ],
+)
+def test_what_a_framework_sends_back_fires(text: str) -> None:
+    assert replied(text) == [("0", "answer_sent_back")]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "I get this: 2 validation errors for P",
+        "2 validation errors for P\nage\n  Field required",
+        "Error: it does not compile",
+        "Observation:\nno validation errors found",
+    ],
+)
+def test_an_error_that_a_person_pastes_is_no_answer_sent_back(text: str) -> None:
+    assert replied(text) == []
+
+
 def test_json_mode_wants_an_object() -> None:
     listed = transition(0, content="[3]", response_format={"type": "json_object"})
     assert fired(listed) == [("0", "schema_broken")]

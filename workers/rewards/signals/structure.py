@@ -8,12 +8,14 @@ from workers.rewards.signals.signal import Signal
 from workers.rewards.story import Turn
 from workers.rewards.turns import schema_of
 
-# What frameworks write when they send an answer back: pydantic's report (instructor, pydantic-ai,
-# llama-index, langchain's retry parser), and smolagents' when it found no code or call to run.
+# How frameworks begin when they send an answer back: instructor, pydantic-ai (new and old), and
+# smolagents, which found nothing to run or saw it fail. A person who pastes an error does not.
 _SENT_BACK = re.compile(
-    r"\b\d+ validation errors? for \w|<pyai:validation_errors>|Fix the errors and try again"
-    r"|\bError in (code parsing|parsing tool call|generating model output):",
-    re.I,
+    r"\s*(?:Correct your JSON ONLY RESPONSE|Validation Errors? found:"
+    r"|Your previous response failed the application's validation"
+    r"|\d+ validation errors?:\s*(?:```json|\[)"
+    r"|(?:Error:\s*)?(?:Error in code parsing:|Error while parsing tool call"
+    r"|Code execution failed at line '))"
 )
 
 
@@ -33,7 +35,7 @@ def schema_broken(turn: Turn) -> str | None:
 def answer_sent_back(turn: Turn) -> str | None:
     """The client's framework could not use the answer and sent it back with what was wrong."""
     reply = turn.reply
-    if reply is not None and _SENT_BACK.search(reply.text[:600]):
+    if reply is not None and _SENT_BACK.match(reply.text[:600]):
         return "the client sent the answer back as not valid"
     return None
 
