@@ -170,7 +170,7 @@ SCENES = (
         [ASKED],
         [SEOUL, call("get_weather", {"city": "seoul "}), call("get_weather", {"city": "Seoul "})],
         ["I don't know", "I don't know", "I don't know", "I don't know"],
-        ((2, "call_loop"),),
+        ((2, "call_loop"), (3, "answer_sent_back")),
     ),
     Scene(
         "call_loop-2",
@@ -180,6 +180,14 @@ SCENES = (
         [SEOUL, BUSAN, SEOUL, BUSAN, FINE],
         ["Sunny, 21", "Rain, 18", "Sunny, 21", "Rain, 18"],
         ((2, "repeated_call"), (3, "repeated_call"), (3, "call_loop")),
+    ),
+    Scene(
+        "call_loop-no-3",
+        "smolagents",
+        "smolagents polling: what it observes changes",
+        ["Wait until my shoes are shipped."],
+        [ORDERS, ORDERS, ORDERS, call("final_answer", {"answer": "Shipped."})],
+        ["Order 12: paid", "Order 12: packed", "Order 12: shipped"],
     ),
     Scene(
         "call_loop-no-1",

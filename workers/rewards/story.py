@@ -24,6 +24,7 @@ from workers.rewards.turns import (
     calls_of,
     messages_of,
     results_of,
+    text_of,
     tools_of,
 )
 
@@ -109,6 +110,19 @@ class Turn:
     def result_of(self, call: ToolCall) -> ToolResult | None:
         """What the application sent back for one of this turn's calls, if it did."""
         return self.story.result(call.id, self.position) if call.id else None
+
+    @cached_property
+    def aftermath(self) -> str | None:
+        """What the next request of the same agent brought, for clients that write results as text.
+
+        smolagents does: `Observation:` under the role `user`.
+        """
+        own = self.story.of_agent[self.transition.agent]
+        if self.rank + 1 == len(own):
+            return None
+        news = [message for message in own[self.rank + 1].news if isinstance(message, dict)]
+        told = [message for message in news if message.get("role") != "assistant"]
+        return "\n".join(text_of(message.get("content")) for message in told)
 
     @cached_property
     def asked(self) -> str | None:

@@ -124,7 +124,7 @@ def _results(turn: Turn) -> list[str | None]:
     """What the calls brought, in the order of `step`."""
     found = [(key, turn.result_of(call)) for key, call in zip(turn.keys, turn.calls, strict=True)]
     found.sort(key=lambda entry: entry[0])
-    return [None if result is None else result.text for _, result in found]
+    return [turn.aftermath if result is None else result.text for _, result in found]
 
 
 def _is_call(text: str) -> bool:
