@@ -9,7 +9,7 @@ session in ten, and trains it from that with our own rewards, samples, advantage
 and trainer process. Only the servers are missing: the model is sampled in this
 process, and records are handed on as objects. The arms differ in what counts:
 thumbs, thumbs and AIR, AIR alone; questions and habits are the same. Each result
-is a file in docs/measurements; a run that broke off is begun again.
+is a file in docs/measurements/air; a run that broke off is begun again.
 """
 
 import argparse
@@ -23,7 +23,8 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-MEASUREMENTS = Path(__file__).parent.parent / "docs" / "measurements"
+MEASURED = ("accuracy", "valid_first_calls", "calls_per_session")
+MEASUREMENTS = Path(__file__).parent.parent / "docs" / "measurements" / "air"
 
 
 def main() -> None:
@@ -38,6 +39,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=MEASUREMENTS)
     parser.add_argument("--table", action="store_true", help="print the table and do nothing else")
     arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
     if not arguments.table:
         for seed in arguments.seeds:
             run_seed(seed, arguments)
@@ -94,31 +96,25 @@ def table(out: Path) -> str:
     """All results as Markdown: the mean of each arm, with the lowest and the highest seed."""
     found = [json.loads(path.read_text()) for path in sorted(out.glob("air-*.json"))]
     lines = [
-        "| thumbs | what counts | seeds | rewarded | accuracy before | accuracy after"
-        " | valid first calls before | after | calls per session before | after |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| thumbs | what counts | seeds | rewarded | accuracy: base, 1 round, last"
+        " | valid first calls: base, 1 round, last | calls per session: base, 1 round, last |",
+        "|---|---|---|---|---|---|---|",
     ]
     found.sort(key=lambda result: -result["share"])
     for share, arm in dict.fromkeys((result["share"], result["arm"]) for result in found):
-        own = [figures(r) for r in found if (r["share"], r["arm"]) == (share, arm)]
-        rewarded, *columns = zip(*own, strict=True)
-        cells = [f"{mean(rewarded):,.0f}", *(cell(column) for column in columns)]
-        lines.append(f"| {share:.0%} | {arm} | {len(own)} | " + " | ".join(cells) + " |")
+        own = [r for r in found if (r["share"], r["arm"]) == (share, arm)]
+        rewarded = mean(sum(result["rewarded"]) for result in own)
+        cells = [cell(own, name) for name in MEASURED]
+        row = [f"{share:.0%}", arm, str(len(own)), f"{rewarded:,.0f}", *cells]
+        lines.append(f"| {' | '.join(row)} |")
     return "\n".join(lines)
 
 
-def figures(result: dict[str, Any]) -> list[float]:
-    """One result's figures."""
-    first, last = result["held_out"][0], result["held_out"][-1]
-    cells: list[float] = [sum(result["rewarded"])]
-    for name in ("accuracy", "valid_first_calls", "calls_per_session"):
-        cells += [first[name], last[name]]
-    return cells
-
-
-def cell(values: tuple[float, ...]) -> str:
-    """The mean of the seeds, and between what they lie."""
-    return f"{mean(values):.3f} ({min(values):.3f} to {max(values):.3f})"
+def cell(results: list[dict[str, Any]], name: str) -> str:
+    """Means over the seeds at three times, and between what the last ones lie."""
+    times = [[result["held_out"][place][name] for result in results] for place in (0, 1, -1)]
+    means = ", ".join(f"{mean(values):.3f}" for values in times)
+    return f"{means} ({min(times[-1]):.3f} to {max(times[-1]):.3f})"
 
 
 if __name__ == "__main__":
