@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ratchet import __version__, access, judges, traffic
+from ratchet.forget import forget
 from ratchet.processes import run_in_foreground
 from ratchet.redis_server import environment_of, open_redis
 from ratchet.triggers import request_roll_back, request_round, trainer_status
@@ -38,6 +39,7 @@ app.add_typer(traffic.rewards, name="rewards")
 app.command(name="export")(traffic.export)
 app.command(name="import")(traffic.import_file)
 app.add_typer(judges.app, name="judges")
+app.command()(forget)
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 

@@ -7,7 +7,7 @@ written twice is one for readers. One runs at a time; a second refuses.
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from time import monotonic, time
@@ -18,11 +18,13 @@ from redis.exceptions import RedisError
 
 from trajectories import keys
 from trajectories.archive import Archive, Archived, Place, Writer
+from trajectories.archive.erasing import erase
 from trajectories.archive.record import join
 from trajectories.archive.scrubbing import open_scrub
 from trajectories.connection import connect
 from trajectories.errors import RatchetError
 from trajectories.lease import Lease, LeaseHeld, LeaseLost
+from trajectories.privacy.tombstones import Tombstones
 from trajectories.settings import ArchiveSettings, Settings
 from trajectories.store import Archivable, Store, TrajectoryRef
 from workers.jobs import Scorer
@@ -63,6 +65,7 @@ class Archiver:
         """`scrub` takes out of a record what may not be kept; `hook` is told each step."""
         self._redis = redis
         self._store = Store(redis)
+        self._tombstones = Tombstones(redis)
         self._place = place
         self._archive = Archive(place, look_seconds=float("inf"))  # `seal` looks
         self._settings = settings
@@ -139,12 +142,27 @@ class Archiver:
     def seal(self) -> None:
         """Make segments of what was taken, and note whose editions lie in the archive now."""
         writer = self._own_writer()
+        sealed: list[TrajectoryRef] = []
         for refs in writer.seal():
             for ref, edition in refs:
                 self._store.note_archived(ref, self._editions[ref, edition], edition)
                 self._hook("noted")
+                sealed.append(ref)
         self._archive.refresh()
+        self._erase_forgotten(sealed)
         self._start_over(writer)
+
+    def _erase_forgotten(self, sealed: Sequence[TrajectoryRef]) -> None:
+        """Erase what somebody asked to forget while we had it in hand (`privacy/forget.py`)."""
+        buried_at = self._tombstones.buried_at([(ref.tenant, ref.id) for ref in sealed])
+        forgotten = []
+        for ref, at in zip(sealed, buried_at, strict=True):
+            record = self._archive.read(ref) if at is not None else None
+            if at is not None and record is not None and record.trajectory.started_at <= at:
+                forgotten.append(ref)
+        if forgotten:
+            erase(self._place, self._redis, forgotten)
+            self._archive.refresh()
 
     def _take(self) -> int:
         """Read trajectories that are due into drafts."""

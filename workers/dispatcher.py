@@ -19,6 +19,7 @@ from redis.exceptions import RedisError
 from trajectories import keys
 from trajectories.connection import connect
 from trajectories.model import Recorded, Retraction, Transition, unpack_record
+from trajectories.privacy.tombstones import Tombstones, when
 from trajectories.queues import reward_queue
 from trajectories.settings import Settings
 from trajectories.store import Store
@@ -48,6 +49,7 @@ class Dispatcher:
         self._store = Store(redis)
         self._linker = Linker(self._store)
         self._traffic = Traffic(redis, blocking)
+        self._tombstones = Tombstones(redis)
         queue = reward_queue(redis, timing.job_timeout)
         self._reconciler = Reconciler(redis, self._store, queue, timing)
         self._desk = VerdictDesk(redis, self._store, verdicts) if verdicts else None
@@ -108,9 +110,11 @@ class Dispatcher:
         if not entries:
             return
         read = [(entry, self._read(entry)) for entry in entries]
+        known = [(entry, record) for entry, record in read if record is not None]
+        buried = self._tombstones.buried([record for _, record in known])
         pairs = sorted(
-            ((entry, record) for entry, record in read if record is not None),
-            key=lambda pair: _when(pair[1]),
+            (pair for pair, is_buried in zip(known, buried, strict=True) if not is_buried),
+            key=lambda pair: when(pair[1]),
         )
         is_added = self._add_all([record for _, record in pairs if isinstance(record, Transition)])
         for entry, record in pairs:
@@ -177,11 +181,6 @@ class Dispatcher:
         elif error is None and not self._is_well:
             log.info("Redis is back")
         self._is_well = error is None
-
-
-def _when(record: Recorded) -> float:
-    """When a call began or a vote came, in unix seconds."""
-    return record.started_at if isinstance(record, Transition) else record.received_at
 
 
 def build_dispatcher(settings: Settings, timing: Timing | None = None) -> Dispatcher:

@@ -105,7 +105,13 @@ def test_scrubbing_again_changes_nothing_and_new_names_are_new() -> None:
     assert asked == "<EMAIL_1> and <EMAIL_2>"
 
 
-def test_of_two_that_overlap_the_longer_stays() -> None:
+def test_of_two_that_overlap_nothing_is_left() -> None:
+    text = "call +49 30 9018207 4111 1111 1111 1111 now"
+    (span,) = SCRUBBER.spans(text)
+    assert text[: span.start] + text[span.end :] == "call  now"
+
+
+def test_two_side_by_side_are_two() -> None:
     spans = SCRUBBER.spans("GB82 WEST 1234 5698 7654 32 and 4111 1111 1111 1111")
     assert [span.kind for span in spans] == ["IBAN", "CARD"]
 

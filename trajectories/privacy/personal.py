@@ -30,7 +30,10 @@ _EMAIL = re.compile(
     r"(?<![A-Za-z0-9._%+-])[A-Za-z0-9._%+-]{1,64}@(?:[A-Za-z0-9-]{1,63}\.){1,8}[A-Za-z]{2,24}"
     r"(?![A-Za-z0-9-])"
 )
-_CARD = re.compile(r"(?<![\w.+-])[2-6](?:[ -]?[0-9]){12,18}(?![\w-]|\.[0-9])")
+# Looked for from every group on: what stands before or behind it may be a number, too.
+_CARD = re.compile(r"(?<![\w.+])(?=([2-6](?:[ -]?[0-9]){12,18}))")
+_AFTER_NUMBER = re.compile(r"[\w]|\.[0-9]")
+_CARD_LENGTHS = range(19, 12, -1)
 _IBAN = re.compile(r"(?<![A-Za-z0-9])[A-Z]{2}[0-9]{2}(?: ?[A-Z0-9]){11,30}(?![A-Za-z0-9])")
 _SSN = re.compile(
     r"(?<![\w.-])(?!000|666|9[0-9]{2})[0-9]{3}-(?!00)[0-9]{2}-(?!0000)[0-9]{4}(?![\w-]|\.[0-9])"
@@ -45,7 +48,8 @@ _PHONE = re.compile(
 _IPV4 = re.compile(r"(?<![\w.-])[0-9]{1,3}(?:\.[0-9]{1,3}){3}(?![\w-]|\.[0-9])")
 _IPV6 = re.compile(r"(?<![\w:.])[0-9A-Fa-f]{1,4}(?::[0-9A-Fa-f]{0,4}){2,7}(?![\w:])")
 
-_PHONE_DIGITS = range(8, 16)  # E.164 allows fifteen
+_LEAST_PHONE_DIGITS, _MOST_PHONE_DIGITS = 8, 15  # E.164
+_LAST_GAP = re.compile(r"(?:[ ./-]+\(?[0-9]*\)?|[0-9])$")  # what follows the last gap, or a digit
 _CARD_NETWORKS = re.compile(
     r"4(?:[0-9]{12}|[0-9]{15}|[0-9]{18})"  # Visa
     r"|(?:5[1-5]|222[1-9]|22[3-9]|2[3-6]|27[01]|2720)[0-9]*(?<=^[0-9]{16})"  # Mastercard
@@ -104,7 +108,16 @@ def find_emails(text: str) -> Iterator[Span]:
 
 def find_cards(text: str) -> Iterator[Span]:
     """Numbers of payment cards."""
-    return _spans(_CARD, text, "CARD", _is_card)
+    for match in _CARD.finditer(text):
+        for length in _CARD_LENGTHS:
+            end = _end_after(match[1].replace("-", " "), length)
+            if (
+                end
+                and _is_card(match[1][:end])
+                and not _AFTER_NUMBER.match(text, match.start() + end)
+            ):
+                yield Span(match.start(), match.start() + end, "CARD")
+                break
 
 
 def find_ibans(text: str) -> Iterator[Span]:
@@ -123,7 +136,12 @@ def find_ssns(text: str) -> Iterator[Span]:
 
 def find_phones(text: str) -> Iterator[Span]:
     """Telephone numbers written with a country's or an area's prefix."""
-    return _spans(_PHONE, text, "PHONE", lambda found: _count_digits(found) in _PHONE_DIGITS)
+    for match in _PHONE.finditer(text):
+        found = match[0]
+        while _count_digits(found) > _MOST_PHONE_DIGITS:  # another number stands behind it
+            found = _LAST_GAP.sub("", found)
+        if _count_digits(found) >= _LEAST_PHONE_DIGITS:
+            yield Span(match.start(), match.start() + len(found), "PHONE")
 
 
 def find_ips(text: str) -> Iterator[Span]:

@@ -80,7 +80,7 @@ class Scrubber:
         return any(scrub.value(text) is not text for text in texts)
 
     def spans(self, text: str) -> list[Span]:
-        """What is found in a text, in order and without overlap; of two the longer."""
+        """What is found in a text, in order; where two overlap all of both, named by the longer."""
         finders: list[Find] = [*self._others]
         if self._patterns and may_hold_personal(text):
             finders += self._patterns
@@ -94,6 +94,11 @@ class Scrubber:
         for span in sorted(found, key=lambda span: (span.start, -span.end)):
             if not kept or span.start >= kept[-1].end:
                 kept.append(span)
+            else:
+                before = kept[-1]
+                is_longer = span.end - span.start > before.end - before.start
+                kind = span.kind if is_longer else before.kind
+                kept[-1] = Span(before.start, max(before.end, span.end), kind)
         return kept
 
 

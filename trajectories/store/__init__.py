@@ -7,7 +7,7 @@ by), `verdicts` and `reading`. Every write is idempotent: the same record twice 
 one effect, because a stage may always run twice.
 """
 
-from trajectories.store.archiving import Archiving
+from trajectories.store.erasing import Erasing
 from trajectories.store.index import Entry, Index, Noted
 from trajectories.store.intake import Intake
 from trajectories.store.items import Cursor, Item
@@ -34,5 +34,5 @@ __all__ = [
 ]
 
 
-class Store(Intake, Archiving, Training, Verdicts):
+class Store(Intake, Erasing, Training, Verdicts):
     """Reads and writes records. Raises redis.RedisError when Redis cannot answer."""

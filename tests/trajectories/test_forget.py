@@ -1,0 +1,271 @@
+"""Forgetting: gone from Redis, the archive and training rows, and it does not come back."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import orjson
+import pytest
+
+from tests.residue import in_files, in_redis
+from tests.workers.records import vote
+from tests.workers.test_archiver import EAGER, SCORER, archive_all
+from trajectories import keys
+from trajectories.archive import Archive, Place, Writer
+from trajectories.archive.scrubbing import open_scrub
+from trajectories.connection import connect
+from trajectories.ids import new_id, trajectory_id
+from trajectories.model import Choice, Transition, pack_record
+from trajectories.privacy.forget import Forgetting, Wanted
+from trajectories.privacy.tombstones import Tombstones
+from trajectories.settings import RedisSettings, Settings
+from trajectories.store import Store, TrajectoryRef
+from workers.archiver import Archiver
+from workers.dispatcher import Dispatcher
+from workers.timing import Timing
+
+CANARY = "the canary sings, at length and in so many words that no other text holds them all;" * 2
+SHARED = "a system prompt that all conversations of this tenant begin with, word for word;" * 2
+
+
+def call(
+    session: str, *, user: str = "ann", text: str = CANARY, at: float = 0, tenant: str = "default"
+) -> Transition:
+    """A call within a session that its client named."""
+    number = new_id("tr")
+    return Transition(
+        id=number,
+        tenant=tenant,
+        trajectory_id=trajectory_id(tenant, session=session, task=None),
+        session_id=session,
+        session_source="header",
+        gateway="gw",
+        started_at=at or time.time() - 60,
+        latency_seconds=0.5,
+        request={
+            "messages": [
+                {"role": "system", "content": SHARED},
+                {"role": "user", "content": text},
+            ],
+            "user": user,
+        },
+        response_id=f"chatcmpl-{number}",
+        request_id=number,
+        policy="policy",
+        policy_version=0,
+        model="base",
+        prompt_token_ids=(1, 2, 3),
+        choices=(
+            Choice(
+                message={"role": "assistant", "content": f"I heard {text}"},
+                finish_reason="stop",
+                token_ids=(4, 5),
+                logprobs=(-0.5, -0.25),
+            ),
+        ),
+    )
+
+
+def ref_of(step: Transition) -> TrajectoryRef:
+    return TrajectoryRef(step.tenant, step.trajectory_id)
+
+
+@pytest.fixture
+def redis(redis_settings: RedisSettings) -> Iterator[Any]:
+    """A real one: half of this is what Redis does."""
+    client = connect(redis_settings)
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return Place(str(tmp_path / "archive"))
+
+
+@pytest.fixture
+def forgetting(redis: Any, place: Place, tmp_path: Path) -> Forgetting:
+    return Forgetting(redis, place, tmp_path / "runs")
+
+
+def dispatcher(redis: Any) -> Dispatcher:
+    return Dispatcher(redis, redis, label_window_seconds=600, timing=Timing(block=0.01))
+
+
+def deliver(redis: Any, *records: Any, step: bool = True) -> None:
+    """Records as gateways ship them, and a turn of the dispatcher."""
+    redis.sadd(keys.GATEWAYS, "gw")
+    for record in records:
+        redis.xadd(keys.traffic("gw"), {"r": pack_record(record)})
+    if step:
+        dispatcher(redis).step(Event())
+
+
+def rewarded(redis: Any, *steps: Transition) -> Store:
+    deliver(redis, *steps)
+    store = Store(redis)
+    for step in steps:
+        store.close(ref_of(step))
+        SCORER.score(store, ref_of(step))
+    return store
+
+
+def archived(tmp_path: Path) -> bytes:
+    return in_files(tmp_path / "archive")
+
+
+def test_nothing_of_a_trajectory_is_left_and_the_others_are_whole(
+    redis: Any, forgetting: Forgetting, place: Place, tmp_path: Path
+) -> None:
+    gone, kept = call("gone"), call("kept", user="bob", text="something else " * 20)
+    store = rewarded(redis, gone, kept)
+    store.add_feedback(vote(0.5, trajectory=gone.trajectory_id))
+    before = store.trajectory(ref_of(kept))
+    archive_all(redis, place, scrub=open_scrub(Settings(), redis))
+    assert CANARY.encode() in in_redis(redis)
+    assert CANARY.encode() in archived(tmp_path)
+    wanted = Wanted("default", frozenset({ref_of(gone)}))
+
+    looked = forgetting.forget(wanted, is_dry=True)
+    assert (looked.hot.trajectories, looked.hot.transitions, looked.hot.votes) == (1, 1, 1)
+    assert looked.archived == 1
+    assert store.trajectory(ref_of(gone)) is not None
+
+    done = forgetting.forget(wanted, settle_seconds=0)
+    assert (done.hot.trajectories, done.hot.transitions, done.hot.votes) == (1, 1, 1)
+    assert done.archived >= 1
+    for text in (CANARY, gone.id, gone.response_id or "", gone.trajectory_id):
+        assert text.encode() not in in_redis(redis), text
+        assert text.encode() not in archived(tmp_path), text
+    assert store.trajectory(ref_of(kept)) == before
+    cold = Archive(place).read(ref_of(kept))
+    assert cold is not None
+    assert cold.trajectory == before
+    assert forgetting.forget(wanted, settle_seconds=0).hot.trajectories == 0
+
+
+def test_a_record_that_comes_late_or_again_does_not_bring_it_back(
+    redis: Any, forgetting: Forgetting
+) -> None:
+    first, late = call("s1"), call("s1")
+    store = rewarded(redis, first)
+    comment = vote(1.0, trajectory=first.trajectory_id)
+    deliver(redis, late, comment, step=False)  # under way while it is erased
+    done = forgetting.forget(Wanted("default", frozenset({ref_of(first)})), settle_seconds=0)
+    assert done.under_way == 2
+    deliver(redis, first, late, comment)  # shipped again
+    assert store.trajectory(ref_of(first)) is None
+    assert store.feedback("default", comment.id) is None
+    assert CANARY.encode() not in in_redis(redis).replace(_stream(redis), b"")
+    new = call("s1", at=time.time() + 1, text="said afterwards " * 9)
+    deliver(redis, new)
+    found = store.trajectory(ref_of(new))
+    assert found is not None
+    assert [step.id for step in found.transitions] == [new.id]
+
+
+def _stream(redis: Any) -> bytes:
+    return b"\n".join(v for _, f in redis.xrange(keys.traffic("gw")) for v in f.values())
+
+
+def test_a_user_is_forgotten_wherever_the_id_stands(
+    redis: Any, forgetting: Forgetting, place: Place, tmp_path: Path
+) -> None:
+    calls = [call("a", user="ann@example.org"), call("b", user="bob"), call("c", user="ann")]
+    metadata = call("d", user="x")
+    metadata.request["metadata"] = {"user_id": "ann@example.org"}
+    elsewhere = call("a", user="ann@example.org", tenant="acme")
+    store = rewarded(redis, *calls, metadata, elsewhere)
+    archive_all(redis, place, scrub=open_scrub(Settings(), redis))
+    for step in (calls[0], metadata):  # by now only the archive has them, under another name
+        store.erase([ref_of(step)])
+    wanted = forgetting.of_user("default", "ann@example.org")
+    assert wanted.refs == {ref_of(calls[0]), ref_of(metadata)}
+    forgetting.forget(wanted, settle_seconds=0)
+    archive = Archive(place)
+    assert [archive.read(ref_of(step)) is None for step in (*calls, metadata, elsewhere)] == [
+        True,
+        False,
+        False,
+        True,
+        False,
+    ]
+    deliver(redis, call("new", user="ann@example.org", at=time.time() - 5))
+    assert forgetting.of_user("default", "ann@example.org").refs == frozenset()
+
+
+def test_contents_that_another_trajectory_needs_stay(redis: Any, forgetting: Forgetting) -> None:
+    one, other = call("one"), call("other")  # the very same words
+    store = rewarded(redis, one, other)
+    before = store.trajectory(ref_of(other))
+    forgetting.forget(Wanted("default", frozenset({ref_of(one)})), settle_seconds=0)
+    assert store.trajectory(ref_of(other)) == before
+    forgetting.forget(Wanted("default", frozenset({ref_of(other)})), settle_seconds=0)
+    assert CANARY.encode() not in in_redis(redis)
+
+
+def test_kept_responses_and_what_was_set_aside_go(redis: Any, forgetting: Forgetting) -> None:
+    step = call("s1")
+    rewarded(redis, step)
+    kept = {"response": {"id": "resp_1"}, "trajectory_id": step.trajectory_id, "messages": [CANARY]}
+    redis.set(keys.kept_response("default", "resp_1"), orjson.dumps(kept))
+    redis.set(keys.kept_response("default", "resp_2"), orjson.dumps({"trajectory_id": "other"}))
+    redis.xadd(keys.QUARANTINE, {"r": b't{"trajectory_id":"%b"' % step.trajectory_id.encode()})
+    redis.xadd(keys.QUARANTINE, {"r": b"t{}"})
+    done = forgetting.forget(Wanted("default", frozenset({ref_of(step)})), settle_seconds=0)
+    assert (done.responses, done.set_aside) == (1, 1)
+    assert redis.xlen(keys.QUARANTINE) == 1
+    assert redis.exists(keys.kept_response("default", "resp_2"))
+
+
+def test_training_rows_go_and_the_adapters_are_named(
+    redis: Any, forgetting: Forgetting, tmp_path: Path
+) -> None:
+    step = call("s1")
+    rewarded(redis, step)
+    run = tmp_path / "runs" / "run_1"
+    run.mkdir(parents=True)
+    member = str(ref_of(step))
+    (run / "plan.json").write_bytes(
+        orjson.dumps({"run_id": "run_1", "policy": "policy", "refs": [member, "default/other"]})
+    )
+    (run / "run.json").write_bytes(orjson.dumps({"version": 7, "model": "policy-v7"}))
+    rows = [{"trajectory": member, "token_ids": [4, 5]}, {"trajectory": "default/other"}]
+    (run / "batch.jsonl").write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in rows))
+    redis.sadd("trained:policy:8", member)
+    wanted = Wanted("default", frozenset({ref_of(step)}))
+    assert forgetting.forget(wanted, is_dry=True).runs[0].rows == 1
+    assert len((run / "batch.jsonl").read_bytes().splitlines()) == 2
+    done = forgetting.forget(wanted, settle_seconds=0)
+    assert [(entry.policy, entry.version, entry.rows) for entry in done.runs] == [("policy", 7, 1)]
+    assert done.versions == ["policy@8"]
+    assert (run / "batch.jsonl").read_bytes() == orjson.dumps(rows[1]) + b"\n"
+
+
+def test_what_the_archiver_had_in_hand_does_not_reach_the_archive(
+    redis: Any, forgetting: Forgetting, place: Place, tmp_path: Path
+) -> None:
+    step = call("s1")
+    rewarded(redis, step)
+    archiver: Any = Archiver(redis, place, EAGER, SCORER)
+    archiver._lease.acquire()
+    archiver._start_over(Writer.with_new_fence(place, redis))
+    assert archiver._take() == 1
+    forgetting.forget(Wanted("default", frozenset({ref_of(step)})), settle_seconds=0)
+    archiver.seal()
+    assert CANARY.encode() not in archived(tmp_path)
+    assert Archive(place).read(ref_of(step)) is None
+
+
+def test_another_tenants_records_of_that_name_stay(redis: Any, forgetting: Forgetting) -> None:
+    ours, theirs = call("s1"), call("s1", tenant="acme")
+    store = rewarded(redis, ours, theirs)
+    forgetting.forget(Wanted("default", frozenset({ref_of(ours)})), settle_seconds=0)
+    assert Tombstones(redis).buried_at([("acme", theirs.id), ("acme", ours.id)]) == [None, None]
+    assert store.trajectory(ref_of(theirs)) is not None
+    deliver(redis, call("s1", tenant="acme"))
+    found = store.trajectory(ref_of(theirs))
+    assert found is not None
+    assert len(found.transitions) == 2

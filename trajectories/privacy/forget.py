@@ -1,0 +1,188 @@
+"""Forgetting: what somebody asked to have erased, wherever it lies (but see docs/privacy.md).
+
+The tombstones come first, so that nothing that is under way brings back what
+is erased after them. Everything here may be run again.
+"""
+
+import time
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+from redis import Redis
+
+from trajectories import keys
+from trajectories.archive import Archive, Place
+from trajectories.archive.erasing import erase, of_users, segments_with
+from trajectories.errors import RecordError
+from trajectories.model import Transition, unpack_record
+from trajectories.privacy.runs import Trained, erase_rows
+from trajectories.privacy.tombstones import Tombstones, names_of, user_name
+from trajectories.privacy.users import pseudonym, users_of
+from trajectories.store import Store, TrajectoryRef
+from trajectories.store.erasing import Erased
+
+SETTLE_SECONDS = 1.0  # a record that was looked at before the tombstone is stored by then
+_PAGE = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is to be forgotten: trajectories, and all that these users said."""
+
+    tenant: str
+    refs: frozenset[TrajectoryRef]
+    users: frozenset[str] = frozenset()
+
+
+@dataclass(slots=True)
+class Forgotten:
+    """What was erased, or would be."""
+
+    hot: Erased = field(default_factory=Erased)
+    under_way: int = 0  # entries of streams
+    set_aside: int = 0  # entries of the quarantine
+    responses: int = 0  # kept for `previous_response_id`
+    archived: int = 0  # rows of the archive, or segments that hold some
+    runs: list[Trained] = field(default_factory=list)
+    versions: list[str] = field(default_factory=list)  # `policy@version`, trained on any of it
+
+
+class Forgetting:
+    """Erases from Redis, the archive and the runs of the trainer.
+
+    Raises RedisError, ArchiveError and OSError; then it has to be run again.
+    """
+
+    def __init__(self, redis: Redis, place: Place, runs_dir: Any) -> None:
+        self._redis: Any = redis
+        self._store = Store(redis)
+        self._place = place
+        self._runs_dir = runs_dir
+        self._tombstones = Tombstones(redis)
+
+    def of_user(
+        self, tenant: str, user: str, *, progress: Callable[[], None] = lambda: None
+    ) -> Wanted:
+        """All trajectories with a call of that user. Reads all that the tenant has."""
+        key = self._redis.get(keys.USER_KEY)
+        users = frozenset({user} | ({pseudonym(user, bytes(key))} if key else set()))
+        refs: set[TrajectoryRef] = set()
+        for ref in self._store.all_trajectories():
+            if ref.tenant == tenant:
+                progress()
+                named = (user for step in self._steps(ref) for user in users_of(step.request))
+                if users & set(named):
+                    refs.add(ref)
+        refs |= of_users(self._place, tenant, users, progress=progress)
+        return Wanted(tenant, frozenset(refs), users)
+
+    def forget(
+        self,
+        wanted: Wanted,
+        *,
+        is_dry: bool = False,
+        settle_seconds: float = SETTLE_SECONDS,
+        progress: Callable[[], None] = lambda: None,
+    ) -> Forgotten:
+        """Erase it, or (`is_dry`) only say what there is."""
+        tenant, refs = wanted.tenant, wanted.refs
+        forgotten = Forgotten(hot=self._store.erase(refs, is_dry=True))
+        names = {ref.id for ref in refs} | forgotten.hot.names | self._archived_names(refs)
+        if not is_dry:
+            buried = names | {user_name(user) for user in wanted.users}
+            self._tombstones.bury(tenant, buried, time.time())
+            first = self._store.erase(refs)
+            forgotten.hot.contents = first.contents
+        forgotten.under_way = self._streams(wanted, names, is_dry=is_dry)
+        forgotten.set_aside = self._quarantine(tenant, names, wanted.users, is_dry=is_dry)
+        forgotten.responses = self._responses(tenant, names, is_dry=is_dry)
+        if is_dry:
+            forgotten.archived = len(segments_with(self._place, refs))
+        else:
+            forgotten.archived = erase(self._place, self._redis, refs, progress=progress)
+        members = {str(ref) for ref in refs}
+        forgotten.versions = self._versions(members)
+        forgotten.runs = erase_rows(self._runs_dir, members, is_dry=is_dry)
+        if not is_dry:
+            time.sleep(settle_seconds)
+            self._store.erase(refs)
+        return forgotten
+
+    def _steps(self, ref: TrajectoryRef) -> list[Transition]:
+        try:
+            return self._store.recorded(ref)
+        except RecordError:  # nobody can say whose it is
+            return []
+
+    def _archived_names(self, refs: Collection[TrajectoryRef]) -> set[str]:
+        archive = Archive(self._place)
+        records = [archive.read(ref) for ref in refs]
+        steps = [
+            step
+            for record in records
+            if record is not None
+            for step in (*record.trajectory.transitions, *record.superseded)
+        ]
+        found = {name for step in steps for name in (step.id, step.response_id, step.request_id)}
+        return {name for name in found if name}
+
+    def _streams(self, wanted: Wanted, names: Collection[str], *, is_dry: bool) -> int:
+        """Records that no dispatcher has taken out of the streams yet."""
+        users = {user_name(user) for user in wanted.users}
+        erased = 0
+        for gateway in self._redis.smembers(keys.GATEWAYS):
+            stream = keys.traffic(gateway.decode())
+            for entry_id, fields in self._entries(stream):
+                try:
+                    record = unpack_record(fields.get(b"r", b""))
+                except RecordError:
+                    continue
+                is_ours = record.tenant == wanted.tenant
+                if is_ours and not {*names, *users}.isdisjoint(names_of(record)):
+                    erased += 1
+                    if not is_dry:
+                        self._redis.xdel(stream, entry_id)
+        return erased
+
+    def _quarantine(
+        self, tenant: str, names: Collection[str], users: Collection[str], *, is_dry: bool
+    ) -> int:
+        """Records that could not be applied: looked at as bytes, as they may be anything."""
+        marks = [orjson.dumps(name) for name in (*names, *users)]
+        erased = 0
+        for entry_id, fields in self._entries(keys.QUARANTINE):
+            if any(mark in fields.get(b"r", b"") for mark in marks):
+                erased += 1
+                if not is_dry:
+                    self._redis.xdel(keys.QUARANTINE, entry_id)
+        return erased
+
+    def _entries(self, stream: str) -> Iterator[tuple[bytes, dict[bytes, bytes]]]:
+        start = "-"
+        while found := self._redis.xrange(stream, start, "+", count=_PAGE):
+            yield from found
+            start = f"({found[-1][0].decode()}"
+
+    def _responses(self, tenant: str, names: Collection[str], *, is_dry: bool) -> int:
+        """Responses that were kept to be asked for again."""
+        erased = 0
+        for key in self._redis.scan_iter(match=keys.kept_response(tenant, "*"), count=1000):
+            raw = self._redis.get(key)
+            kept = orjson.loads(raw) if raw else {}
+            is_named = kept.get("trajectory_id") in names
+            if is_named or key.decode().rpartition(":")[2] in names:
+                erased += 1
+                if not is_dry:
+                    self._redis.delete(key)
+        return erased
+
+    def _versions(self, members: Collection[str]) -> list[str]:
+        """Adapters that the registry knows to have been trained on any of these."""
+        found = []
+        for key in self._redis.scan_iter(match="trained:*", count=1000):
+            _, policy, version = key.decode().split(":")
+            if any(self._redis.smismember(key, list(members))) if members else False:
+                found.append(f"{policy}@{version}")
+        return sorted(found)

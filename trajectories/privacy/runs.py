@@ -1,0 +1,79 @@
+"""Training runs on disk: which trajectories they were trained on, and rows that have to go.
+
+Knows of a run directory (trainer/runs.py) only what is needed here: `run.json`
+with policy and version, `plan.json` with the trajectories, `batch.jsonl` with
+token ids, which spell texts.
+"""
+
+import os
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+BATCH, PLAN, RUN = "batch.jsonl", "plan.json", "run.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """A run that learned from something that was erased."""
+
+    run_id: str
+    policy: str
+    version: int | None  # None: no adapter came out
+    adapter: str | None  # its name in the engines
+    path: str | None
+    rows: int  # of its batch that were erased
+
+
+def erase_rows(runs_dir: Path, members: Collection[str], *, is_dry: bool = False) -> list[Trained]:
+    """Erase the rows of these trajectories (`tenant/id`) from all batches; who used them."""
+    found: list[Trained] = []
+    for plan_path in sorted(runs_dir.glob(f"*/{PLAN}")):
+        plan = _read(plan_path)
+        if not set(members) & set(plan.get("refs", ())):
+            continue
+        rows = _erase_from(plan_path.parent / BATCH, members, is_dry=is_dry)
+        run = _read(plan_path.parent / RUN)
+        found.append(
+            Trained(
+                str(plan.get("run_id", plan_path.parent.name)),
+                str(plan.get("policy", "")),
+                run.get("version"),
+                run.get("model"),
+                run.get("path"),
+                rows,
+            )
+        )
+    return found
+
+
+def _erase_from(path: Path, members: Collection[str], *, is_dry: bool) -> int:
+    if not path.is_file():
+        return 0
+    kept: list[bytes] = []
+    erased = 0
+    with path.open("rb") as file:
+        for line in file:
+            if orjson.loads(line).get("trajectory") in members:
+                erased += 1
+            else:
+                kept.append(line)
+    if erased and not is_dry:
+        beside = path.with_suffix(".new")
+        with beside.open("wb") as file:
+            file.writelines(kept)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    return erased
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found = orjson.loads(path.read_bytes())
+    except (FileNotFoundError, orjson.JSONDecodeError):
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -1,0 +1,94 @@
+"""Tombstones: what was erased, so that a late or repeated record does not bring it back.
+
+Kept are digests and a time. A record that began before that time is dropped
+where it would be stored; what a client says anew under the same name is not.
+"""
+
+import time
+from collections.abc import Iterable, Sequence
+from hashlib import blake2b
+from typing import Any
+
+from redis import Redis
+
+from trajectories import keys
+from trajectories.model import Feedback, Retraction, Transition
+from trajectories.privacy.users import users_of
+
+Recorded = Transition | Feedback | Retraction
+
+
+class Tombstones:
+    """Raises redis.RedisError when Redis cannot answer."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis: Any = redis
+
+    def bury(self, tenant: str, names: Iterable[str], at: float) -> None:
+        """Nothing of these names that began before `at` (unix seconds) is taken any more."""
+        members = {_digest(tenant, name): at for name in names}
+        if not members:
+            return
+        pipe = self._redis.pipeline(transaction=True)
+        pipe.zadd(keys.FORGOTTEN, members, gt=True)
+        pipe.zremrangebyscore(keys.FORGOTTEN, "-inf", time.time() - keys.FORGOTTEN_TTL_SECONDS)
+        pipe.execute()
+
+    def buried(self, records: Sequence[Recorded]) -> list[bool]:
+        """Which of these must not be stored; one round trip."""
+        if not records:
+            return []
+        names = [list(names_of(record)) for record in records]
+        digests = [
+            _digest(record.tenant, name)
+            for record, own in zip(records, names, strict=True)
+            for name in own
+        ]
+        found = dict(zip(digests, self._redis.zmscore(keys.FORGOTTEN, digests), strict=True))
+        return [
+            any(_is_before(when(record), found[_digest(record.tenant, name)]) for name in own)
+            for record, own in zip(records, names, strict=True)
+        ]
+
+    def buried_at(self, names: Sequence[tuple[str, str]]) -> list[float | None]:
+        """When each of these was erased, as tenant and name; None: it was not."""
+        if not names:
+            return []
+        found: list[float | None] = self._redis.zmscore(
+            keys.FORGOTTEN, [_digest(tenant, name) for tenant, name in names]
+        )
+        return found
+
+
+def names_of(record: Recorded) -> Iterable[str]:
+    """Whatever a record may have been erased under."""
+    if isinstance(record, Transition):
+        yield from (record.id, record.trajectory_id)
+        yield from (user_name(user) for user in users_of(record.request))
+    elif isinstance(record, Retraction):
+        yield record.feedback_id
+    else:
+        targets = (getattr(record, name, None) for name in _TARGETS)
+        yield from (target for target in (record.id, *targets) if target)
+
+
+_TARGETS = ("trajectory_id", "response_id", "transition_id", "request_id")
+
+
+def user_name(user: str) -> str:
+    """What a user is buried under: no id of ours looks like it."""
+    return f"user {user}"
+
+
+def when(record: Recorded) -> float:
+    """When a call began or a vote came, in unix seconds."""
+    return record.started_at if isinstance(record, Transition) else record.received_at
+
+
+def _is_before(at: float, buried_at: float | None) -> bool:
+    return buried_at is not None and at <= buried_at
+
+
+def _digest(tenant: str, name: str) -> bytes:
+    text = f"{tenant} {name}".encode("utf-8", "surrogatepass")
+    return blake2b(text, digest_size=12).digest()

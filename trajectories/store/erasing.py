@@ -1,0 +1,169 @@
+"""Erasing: everything that Redis holds of some trajectories, and nothing that others need."""
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from redis import WatchError
+
+from trajectories import keys
+from trajectories.model import Feedback, Transition
+from trajectories.names import name_digest, names_of_vote
+from trajectories.store.archiving import Archiving
+from trajectories.store.contents import message_name
+from trajectories.store.items import Item, Items
+from trajectories.store.packed import Packed
+from trajectories.store.refs import TrajectoryRef
+
+_PAGE = 500
+_LEAVING_SECONDS = 900  # a content that may have to go is told by so short a life
+
+
+@dataclass(slots=True)
+class Erased:
+    """What was erased, or would be."""
+
+    trajectories: int = 0
+    transitions: int = 0
+    votes: int = 0
+    contents: int = 0  # messages and large fields that nobody else refers to
+    names: set[str] = field(default_factory=set)  # ids of all of it
+
+
+class Erasing(Items, Archiving):
+    """Erases trajectories with their transitions, contents, votes, rewards and names."""
+
+    def erase(self, refs: Collection[TrajectoryRef], *, is_dry: bool = False) -> Erased:
+        """Erase trajectories of one tenant. Repeating it changes nothing.
+
+        Reads the references of all the tenant's trajectories, to keep contents that they share.
+        """
+        erased = Erased()
+        if not refs:
+            return erased
+        (tenant,) = {ref.tenant for ref in refs}
+        contents: set[bytes] = set()
+        for ref in refs:
+            steps, digests = self._held(ref)
+            contents |= digests
+            erased.trajectories += int(self._redis.exists(keys.trajectory(tenant, ref.id)))
+            erased.transitions += len(steps)
+            erased.names |= {ref.id, *_names_of(steps)}
+        votes = list(self._votes_about(tenant, refs, erased.names))
+        erased.votes = len(votes)
+        erased.names |= {item.id for item in votes}
+        if is_dry:
+            return erased
+        for item in votes:
+            self._erase_vote(tenant, item)
+        for ref in refs:
+            self._erase_keys(ref)
+        self.erase_entries(tenant, refs)
+        erased.contents = self._erase_contents(tenant, contents)
+        return erased
+
+    def _held(self, ref: TrajectoryRef) -> tuple[Sequence[Transition], set[bytes]]:
+        """A trajectory's transitions, as far as they can be read, and the contents they need."""
+        stored = self._redis.hgetall(keys.transitions_of(ref.tenant, ref.id))
+        digests = {digest for value in stored.values() for digest in Packed.parse(value).digests}
+        return self.recorded(ref), digests
+
+    def _votes_about(
+        self, tenant: str, refs: Collection[TrajectoryRef], names: Collection[str]
+    ) -> Iterator[Item]:
+        """Votes on these trajectories, waiting, expired and retracted ones too."""
+        seen: set[str] = set()
+        for ref in refs:
+            ids = [name.decode() for name in self._redis.hkeys(keys.feedback_of(tenant, ref.id))]
+            seen.update(ids)
+            yield from self.items(tenant, ids)
+        start = 0
+        while members := self._redis.zrange(keys.votes(tenant), start, start + _PAGE - 1):
+            start += _PAGE
+            ids = [name for member in members if (name := member.decode()) not in seen]
+            for item in self.items(tenant, ids):
+                if item.ref in refs or (item.vote is not None and _is_about(item.vote, names)):
+                    yield item
+
+    def _erase_vote(self, tenant: str, item: Item) -> None:
+        pipe = self._redis.pipeline(transaction=True)
+        pipe.delete(keys.feedback(tenant, item.id))
+        pipe.zrem(keys.votes(tenant), item.id)
+        pipe.zrem(keys.pending(tenant), item.id)
+        if item.vote is not None:
+            for kind, value in names_of_vote(item.vote):
+                pipe.srem(keys.pending_of(tenant, name_digest(kind, value)), item.id)
+        pipe.execute()
+
+    def _erase_keys(self, ref: TrajectoryRef) -> None:
+        policies = self._redis.hget(keys.trajectory(ref.tenant, ref.id), "policy")
+        pipe = self._redis.pipeline(transaction=True)
+        pipe.delete(
+            keys.trajectory(ref.tenant, ref.id),
+            keys.transitions_of(ref.tenant, ref.id),
+            keys.superseded_of(ref.tenant, ref.id),
+            keys.feedback_of(ref.tenant, ref.id),
+            keys.rewards_of(ref.tenant, ref.id),
+            keys.verdicts_of(ref.tenant, ref.id),
+        )
+        for name in (keys.OPEN, keys.SCORING, keys.ARCHIVING):
+            pipe.zrem(name, str(ref))
+        if policies:
+            pipe.zrem(keys.trainable(policies.decode()), str(ref))
+        pipe.execute()
+
+    def _erase_contents(self, tenant: str, digests: set[bytes]) -> int:
+        """Erase contents that no other trajectory refers to, however many come meanwhile.
+
+        Whoever stores a transition gives its contents a long life again. So those that may
+        have to go get a short one first, and go if it is still short in the end.
+        """
+        prefix = keys.messages(tenant)
+        names = {digest: prefix + message_name(digest) for digest in digests}
+        pipe = self._redis.pipeline(transaction=False)
+        for name in names.values():
+            pipe.expire(name, _LEAVING_SECONDS)
+        pipe.execute()
+        needed = digests & self._referred(tenant)
+        pipe = self._redis.pipeline(transaction=False)
+        for digest in needed:
+            pipe.expire(names[digest], keys.MESSAGE_TTL_SECONDS)
+        pipe.execute()
+        return sum(self._erase_if_leaving(names[digest]) for digest in digests - needed)
+
+    def _referred(self, tenant: str) -> set[bytes]:
+        """Every content that a trajectory of the tenant refers to."""
+        found: set[bytes] = set()
+        for ref in self.all_trajectories():
+            if ref.tenant == tenant:
+                stored: Iterable[bytes] = self._redis.hvals(keys.transitions_of(tenant, ref.id))
+                for value in stored:
+                    found.update(Packed.parse(value).digests)
+        return found
+
+    def _erase_if_leaving(self, name: str) -> int:
+        with self._redis.pipeline() as pipe:
+            while True:
+                try:
+                    pipe.watch(name)
+                    if not 0 <= pipe.ttl(name) <= _LEAVING_SECONDS:
+                        return 0
+                    pipe.multi()
+                    pipe.delete(name)
+                    return int(pipe.execute()[0])
+                except WatchError:
+                    continue
+
+
+def _names_of(steps: Iterable[Transition]) -> Iterator[str]:
+    for step in steps:
+        # The id its client was told where its session was not named: see gateway/reception.py.
+        yield from (step.id, "traj" + step.id[2:])
+        yield from (name for name in (step.response_id, step.request_id) if name)
+
+
+def _is_about(vote: Feedback, names: Collection[str]) -> bool:
+    targets: tuple[Any, ...] = (vote.response_id, vote.trajectory_id, vote.within)
+    return any(target in names for target in targets) or (
+        vote.named is not None and vote.named.partition(":")[2] in names
+    )
