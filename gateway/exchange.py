@@ -411,6 +411,7 @@ class Exchange:
         self._release(is_well=self._status not in FAILURE_STATUSES)
         if self._status >= 400:
             body, folded = self._asked.reply.refusal(self._status, raw)
+            body = self._services.redactor.without_known(body)
             self._record(Outcome.FAILED, folded)
         else:
             try:
@@ -487,6 +488,7 @@ class Exchange:
             self._client.end(cleaned + self._asked.reply.broken(error.code, error.message))
             return
         body = error_body(self._call.dialect, error, self._call.id)
+        body = self._services.redactor.without_known(body)
         if cleaned:
             self._client.begin(200, self._head, cleaned)
             self._client.end(self._asked.reply.broken(error.code, error.message))

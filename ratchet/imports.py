@@ -16,6 +16,8 @@ from pydantic import ValidationError
 from trajectories.errors import RatchetError
 from trajectories.ids import derived_id
 from trajectories.model import Choice, Feedback, FeedbackSource, Outcome, Transition
+from trajectories.privacy.redacting import redacted
+from trajectories.privacy.secrets import Redactor
 
 Row = dict[str, Any]
 
@@ -254,14 +256,11 @@ def lines(stream: Any) -> Iterator[tuple[int, bytes]]:
             yield number, stripped
 
 
-def cleaned(found: Imported, redactor: Any) -> Imported:
+def cleaned(found: Imported, redactor: Redactor) -> Imported:
     """Without secrets, as a gateway would have recorded it."""
     return replace(
         found,
-        transitions=tuple(
-            Transition.model_validate(redactor.clean(step.model_dump(mode="json")))
-            for step in found.transitions
-        ),
+        transitions=tuple(redacted(step, redactor) for step in found.transitions),
         feedback=tuple(
             Feedback.model_validate(redactor.clean(vote.model_dump(mode="json")))
             for vote in found.feedback

@@ -22,6 +22,7 @@ from ratchet.redis_server import environment_of, open_redis
 from trajectories.access import TenantName
 from trajectories.archive import Archive, Archived, Filters, Place
 from trajectories.archive.merged import scan
+from trajectories.archive.scrubbing import open_scrub
 from trajectories.errors import RatchetError
 from trajectories.ids import TRAJECTORY_PATTERN
 from trajectories.privacy.known import open_redactor
@@ -113,11 +114,12 @@ def export(
     with open_redis(settings) as redis, _progress() as progress:
         store, archive = Store(redis), Archive(Place(settings.archive_url), look_seconds=600)
         shown = progress.add_task("trajectories", total=None)
+        scrub = open_scrub(settings, redis)
 
         def records() -> Iterator[Archived]:
-            for record, _ in scan(store, archive, filters):
+            for record, is_hot in scan(store, archive, filters):
                 progress.advance(shown)
-                yield record
+                yield scrub(record) if is_hot else record  # the archive's was scrubbed
 
         with writing(output) as stream:
             for row in export_rows(records, form):

@@ -21,7 +21,8 @@ RewardValue = Annotated[float, Field(ge=-1.0, le=1.0, allow_inf_nan=False)]
 class Record(BaseModel):
     """Base of everything stored: frozen, and tolerant of fields a newer version added."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    # Errors end up in logs: they name the field, and never quote what was in it.
+    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
 
     @classmethod
     def from_json(cls, raw: bytes | str) -> Self:

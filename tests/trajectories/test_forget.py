@@ -259,6 +259,21 @@ def test_what_the_archiver_had_in_hand_does_not_reach_the_archive(
     assert Archive(place).read(ref_of(step)) is None
 
 
+def test_who_reads_the_archive_meanwhile_finds_what_was_written_anew(
+    redis: Any, forgetting: Forgetting, place: Place
+) -> None:
+    gone, kept = call("gone"), call("kept")
+    rewarded(redis, gone, kept)
+    archive_all(redis, place)
+    reader = Archive(place, look_seconds=float("inf"))
+    assert reader.read(ref_of(gone)) is not None
+    forgetting.forget(Wanted("default", frozenset({ref_of(gone)})), settle_seconds=0)
+    found = reader.read(ref_of(kept))
+    assert found is not None
+    assert found.ref == ref_of(kept)
+    assert reader.read(ref_of(gone)) is None
+
+
 def test_another_tenants_records_of_that_name_stay(redis: Any, forgetting: Forgetting) -> None:
     ours, theirs = call("s1"), call("s1", tenant="acme")
     store = rewarded(redis, ours, theirs)

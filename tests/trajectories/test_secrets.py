@@ -8,7 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trajectories.errors import RecordError
+from trajectories.model import Choice, Transition
 from trajectories.privacy.known import open_redactor
+from trajectories.privacy.redacting import redacted
 from trajectories.privacy.secrets import NO_REDACTION, Redactor
 from trajectories.settings import Settings
 
@@ -157,3 +160,36 @@ def test_what_is_not_found_would_not_be_changed(value: Any) -> None:
 def test_cleaning_twice_is_cleaning_once(value: Any) -> None:
     once = REDACTOR.clean({"v": value, "s": list(SECRETS.values())})
     assert REDACTOR.clean(once) == once
+
+
+def test_an_upstream_that_quotes_our_key_is_not_passed_on() -> None:
+    hiding = Redactor([("upstream_key", 'up"stream-key-1')], is_on=False)
+    assert hiding.without_known(b'{"error":"bad key up\\"stream-key-1"}') == (
+        b'{"error":"bad key [redacted:upstream_key]"}'
+    )
+
+
+def test_an_imported_call_loses_the_ids_that_spell_its_secret() -> None:
+    call = Transition(
+        id="t",
+        trajectory_id="traj_1",
+        gateway="import",
+        started_at=1,
+        latency_seconds=0,
+        request={"messages": [{"role": "user", "content": SECRETS["jwt"]}]},
+        model="m",
+        prompt_token_ids=(1, 2),
+        choices=(Choice(message={"content": "hi"}, token_ids=(3,), logprobs=(-1.0,)),),
+    )
+    found = redacted(call, REDACTOR)
+    assert (found.prompt_token_ids, found.choices) == ((), call.choices)
+    assert SECRETS["jwt"] not in found.model_dump_json()
+    clean = call.model_copy(update={"request": {}})
+    assert redacted(clean, REDACTOR) is clean
+
+
+def test_an_error_does_not_quote_what_it_could_not_read() -> None:
+    with pytest.raises(RecordError) as raised:
+        Transition.from_json(orjson.dumps({"id": {"x": SECRETS["jwt"]}}))
+    assert "id" in str(raised.value)
+    assert "eyJ" not in str(raised.value)

@@ -8,8 +8,8 @@ import hashlib
 import heapq
 import time
 from collections import OrderedDict
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 from trajectories.archive.filters import Filters
 from trajectories.archive.index import Entry, Index, digest_of
@@ -23,6 +23,7 @@ from trajectories.store.refs import TrajectoryRef
 INDEX_BYTES = 256 << 20  # of indexes kept in memory: 13 million trajectories
 LOOK_SECONDS = 5.0  # how old a listing may be
 
+Found = TypeVar("Found")
 Spot = tuple[int, tuple[int, int], int]  # edition, order of the segment, place in it
 
 
@@ -68,6 +69,22 @@ class Archive:
 
     def read(self, ref: TrajectoryRef) -> Archived | None:
         """The last edition of a trajectory, or None. Raises ArchiveError on damaged files."""
+        return self._again_if_gone(lambda: self._read(ref))
+
+    def edition(self, ref: TrajectoryRef) -> int | None:
+        """Which edition of a trajectory lies here, or None."""
+        found = self._again_if_gone(lambda: self._find(ref))
+        return None if found is None else found[1].edition
+
+    def _again_if_gone(self, look: Callable[[], Found]) -> Found:
+        """Segments are written anew when something is erased, and old days deleted."""
+        try:
+            return look()
+        except (ArchiveError, FileNotFoundError):
+            self.refresh()
+            return look()
+
+    def _read(self, ref: TrajectoryRef) -> Archived | None:
         found = self._find(ref)
         if found is None:
             return None
@@ -76,11 +93,6 @@ class Archive:
         row = parse_line(read_line(self._place, manifest, blocks, entry.place), manifest)
         record = _record(row, manifest)
         return record if record.ref == ref else None
-
-    def edition(self, ref: TrajectoryRef) -> int | None:
-        """Which edition of a trajectory lies here, or None."""
-        found = self._find(ref)
-        return None if found is None else found[1].edition
 
     def scan(self, filters: Filters | None = None) -> Iterator[Archived]:
         """The last edition of every trajectory that is wanted, tenant by tenant."""

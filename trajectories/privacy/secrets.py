@@ -114,6 +114,16 @@ class Redactor:
         cleaned: bytes = self._patterns.sub(_replaced, encoded)
         return cleaned.decode("utf-8", "surrogatepass")
 
+    def without_known(self, answer: bytes) -> bytes:
+        """Bytes for a client without the values that only we know, whether redaction is on or not.
+
+        An upstream may quote the key it was asked with.
+        """
+        for value, kind in self._known:
+            for written in {value.encode(), orjson.dumps(value)[1:-1]}:
+                answer = answer.replace(written, f"[redacted:{kind}]".encode())
+        return answer
+
     def clean(self, value: Any) -> Any:
         """Parsed JSON without its secrets: the very same object if it has none."""
         return self._walk(value, 0) if self.is_on else value
@@ -130,7 +140,7 @@ class Redactor:
         if isinstance(value, list | tuple):
             entries = [self._walk(entry, depth + 1) for entry in value]
             is_same = all(a is b for a, b in zip(entries, value, strict=True))
-            return value if is_same else entries
+            return value if is_same else type(value)(entries)
         return value
 
 
