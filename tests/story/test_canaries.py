@@ -11,6 +11,7 @@ import httpx2
 import pytest
 
 from ratchet.processes import file_sink
+from ratchet.redis_server import EmbeddedRedis
 from ratchet.up import Loop
 from tests.fakes.openai_server import ScriptedServer
 from tests.fakes.vllm import FakeVLLM
@@ -21,7 +22,7 @@ from trainer.samples import Exclusion
 from trajectories.access import KeyStore
 from trajectories.connection import Redis, connect
 from trajectories.settings import RedisSettings, Settings, load_settings
-from trajectories.store import Store
+from trajectories.store import Store, TrajectoryRef
 
 SECRETS = {
     "provider key": "sk-proj-CANARYabcdefghijklmnop0123456789",
@@ -87,8 +88,6 @@ def aviary() -> Iterator[Aviary]:
         FakeVLLM(api_key=SECRETS["upstream key"]).serve() as engine,
         ScriptedServer().serve() as other,
     ):
-        from ratchet.redis_server import EmbeddedRedis
-
         directory = Path(name)
         server = EmbeddedRedis(
             Settings(data_dir=directory / "r", redis=RedisSettings(timeout_seconds=5))
@@ -215,17 +214,41 @@ def test_canaries_are_in_no_training_row(aviary: Aviary) -> None:
     )
     for session in ("person", "plain"):
         aviary.call(f"/t/{session}/v1/feedback", {"value": 1, "final": True})
+    for name, fields in {
+        "untrained": {"is_trainable": False},
+        "silent": {"is_recorded": False},
+    }.items():
+        _, key = KeyStore(aviary.redis).create(
+            name=name, scopes=["inference", "feedback"], now=time.time(), **fields
+        )
+        eventually(
+            lambda key=key, name=name: (
+                aviary.client.post(
+                    f"/t/{name}/v1/chat/completions",
+                    json={
+                        "model": "policy",
+                        "messages": [{"role": "user", "content": f"I am {name}"}],
+                    },
+                    headers={"authorization": f"Bearer {key}"},
+                ).status_code
+                == 200
+            )
+        )
+        aviary.call(f"/t/{name}/v1/feedback", {"value": 1, "final": True})
     selection = selection_for(settings, "sft", 0)
     batch = eventually(
         lambda: look(store, settings, selection).samples and look(store, settings, selection)
     )
-    eventually(lambda: look(store, settings, selection).excluded[Exclusion.PERSONAL])
+    for reason in (Exclusion.PERSONAL, Exclusion.OPTED_OUT):
+        eventually(lambda reason=reason: look(store, settings, selection).excluded[reason])
     trajectories = {sample.trajectory for sample in batch.samples}
     for ref in trajectories:
-        from trajectories.store import TrajectoryRef
-
         found = store.trajectory(TrajectoryRef.parse(ref))
         assert found is not None
         text = found.model_dump_json()
         assert "[redacted" not in text
         assert not any(person in text for person in PEOPLE)
+        assert "I am untrained" not in text
+    assert b"I am untrained" in in_redis(aviary.redis)
+    assert b"I am silent" not in in_redis(aviary.redis)
+    assert b"I am silent" not in in_files(settings.spool_dir)

@@ -119,11 +119,14 @@ def test_the_settings_own_keys_are_known() -> None:
         gateway={"api_key": "gateway-key-1"},
         upstream={"api_key": "engine-key-1"},
         upstreams={"big": {"url": "http://big", "api_key": "provider-key-1"}},
+        webhooks={"hook": {"url": "http://hook", "secret": "the-hooks-secret"}},
     )
-    text = "gateway-key-1 engine-key-1 provider-key-1 p@ssw0rd-of-it p%40ssw0rd-of-it"
+    text = (
+        "gateway-key-1 engine-key-1 provider-key-1 p@ssw0rd-of-it p%40ssw0rd-of-it the-hooks-secret"
+    )
     assert open_redactor(settings).text(text) == (
         "[redacted:gateway_key] [redacted:upstream_key] [redacted:upstream_key]"
-        " [redacted:redis_password] [redacted:redis_password]"
+        " [redacted:redis_password] [redacted:redis_password] [redacted:webhook_secret]"
     )
 
 

@@ -9,12 +9,16 @@ from trajectories.settings import Settings
 
 def known_secrets(settings: Settings) -> Iterator[tuple[str, str]]:
     """Kind and value of every key and password of the settings."""
-    if settings.gateway.api_key:
-        yield "gateway_key", settings.gateway.api_key
+    gateway = settings.gateway
     others = [upstream.api_key for upstream in settings.upstreams.values()]
-    for key in (settings.upstream.api_key, *others):
-        if key:
-            yield "upstream_key", key
+    for kind, values in {
+        "gateway_key": [gateway.api_key],
+        "upstream_key": [settings.upstream.api_key, *others],
+        "judge_key": [judge.api_key for judge in settings.judges.values()],
+        "webhook_secret": [webhook.secret for webhook in settings.webhooks.values()],
+        "signing_key": [gateway.signing_key],
+    }.items():
+        yield from ((kind, value) for value in values if value)
     password = urlsplit(settings.redis.url).password
     if password:
         yield "redis_password", password
