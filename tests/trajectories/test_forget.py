@@ -213,9 +213,10 @@ def test_kept_responses_and_what_was_set_aside_go(redis: Any, forgetting: Forget
     redis.set(keys.kept_response("default", "resp_1"), orjson.dumps(kept))
     redis.set(keys.kept_response("default", "resp_2"), orjson.dumps({"trajectory_id": "other"}))
     redis.xadd(keys.QUARANTINE, {"r": b't{"trajectory_id":"%b"' % step.trajectory_id.encode()})
+    Store(redis).quarantine_verdict("judge", ref_of(step), "garbage", "said odd things")
     redis.xadd(keys.QUARANTINE, {"r": b"t{}"})
     done = forgetting.forget(Wanted("default", frozenset({ref_of(step)})), settle_seconds=0)
-    assert (done.responses, done.set_aside) == (1, 1)
+    assert (done.responses, done.set_aside) == (1, 2)
     assert redis.xlen(keys.QUARANTINE) == 1
     assert redis.exists(keys.kept_response("default", "resp_2"))
 

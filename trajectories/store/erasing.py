@@ -11,9 +11,11 @@ from trajectories.model import Feedback, Transition
 from trajectories.names import name_digest, names_of_vote
 from trajectories.store.archiving import Archiving
 from trajectories.store.contents import message_name
-from trajectories.store.items import Item, Items
+from trajectories.store.items import Item
 from trajectories.store.packed import Packed
 from trajectories.store.refs import TrajectoryRef
+from trajectories.store.verdicts import Verdicts
+from trajectories.store.votes import Votes
 
 _PAGE = 500
 _LEAVING_SECONDS = 900  # a content that may have to go is told by so short a life
@@ -30,7 +32,7 @@ class Erased:
     names: set[str] = field(default_factory=set)  # ids of all of it
 
 
-class Erasing(Items, Archiving):
+class Erasing(Votes, Archiving, Verdicts):
     """Erases trajectories with their transitions, contents, votes, rewards and names."""
 
     def erase(self, refs: Collection[TrajectoryRef], *, is_dry: bool = False) -> Erased:
@@ -57,6 +59,8 @@ class Erasing(Items, Archiving):
         for item in votes:
             self._erase_vote(tenant, item)
         for ref in refs:
+            self.erase_votes(ref)
+            self.forget_verdicts(ref)
             self._erase_keys(ref)
         self.erase_entries(tenant, refs)
         erased.contents = self._erase_contents(tenant, contents)
@@ -104,7 +108,6 @@ class Erasing(Items, Archiving):
             keys.superseded_of(ref.tenant, ref.id),
             keys.feedback_of(ref.tenant, ref.id),
             keys.rewards_of(ref.tenant, ref.id),
-            keys.verdicts_of(ref.tenant, ref.id),
         )
         for name in (keys.OPEN, keys.SCORING, keys.ARCHIVING):
             pipe.zrem(name, str(ref))
