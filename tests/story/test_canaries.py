@@ -4,6 +4,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -144,10 +145,10 @@ def sing(aviary: Aviary) -> None:
     for path, body in bodies.items():
         for is_streamed in (False, True):
             aviary.call(path, {"model": "policy", "stream": is_streamed, **body})
-    for fault in ("500", "429", "503", "hang_after", "error_object", "no_done", "garbage"):
+    faults = ("500", "429", "503", "hang_after", "error_object", "no_done", "garbage")
+    for fault, (path, body) in zip(faults, cycle(bodies.items()), strict=False):
         aviary.engine.fault = fault
-        for path, body in bodies.items():
-            aviary.call(path, {"model": "policy", "stream": True, **body})
+        aviary.call(path, {"model": "policy", "stream": True, **body})
         aviary.call("/v1/chat/completions", {"model": "policy", "messages": asked})
     aviary.engine.fault = None
     for status in (400, 401, 429, 500):
@@ -186,7 +187,7 @@ def test_canaries_are_found_nowhere(aviary: Aviary) -> None:
         "archive": in_files(archive),
         "spool": in_files(aviary.settings.spool_dir),
     }
-    assert len(aviary.errors) > 20
+    assert len(aviary.errors) > 15
     assert b"[redacted:api_key]" in places["redis"]
     assert b"[redacted:api_key]" in places["archive"]
     assert b"<EMAIL_1>" in places["archive"]

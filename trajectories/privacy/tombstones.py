@@ -35,9 +35,9 @@ class Tombstones:
         pipe.execute()
 
     def buried(self, records: Sequence[Recorded]) -> list[bool]:
-        """Which of these must not be stored; one round trip."""
-        if not records:
-            return []
+        """Which of these must not be stored; cheap where nothing was erased lately."""
+        if not records or not self._redis.exists(keys.FORGOTTEN):
+            return [False] * len(records)
         names = [list(names_of(record)) for record in records]
         digests = [
             _digest(record.tenant, name)
