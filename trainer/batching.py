@@ -119,7 +119,7 @@ def caps_for(settings: Settings) -> Caps:
     return Caps(
         share=rewards.max_share_per_source,
         least=rewards.min_labels_per_source,
-        uncapped=frozenset(rewards.uncapped_sources),
+        uncapped=frozenset((*rewards.uncapped_sources, *settings.verdict_sources)),
         ignored=frozenset(rewards.ignored_sources),
     )
 

@@ -7,10 +7,11 @@ import pytest
 from typer.testing import CliRunner
 
 from ratchet import cli, judges
+from ratchet.up import process_specs
 from tests.workers.records import transition, vote
 from trajectories.connection import Redis
 from trajectories.model import Feedback
-from trajectories.settings import RedisSettings
+from trajectories.settings import RedisSettings, load_settings
 from trajectories.store import Store, TrajectoryRef, VerdictState
 
 runner = CliRunner(env={"COLUMNS": "250"})
@@ -83,3 +84,10 @@ def test_without_judges_it_says_how_to_have_some(
 ) -> None:
     (tmp_path / "ratchet.toml").write_text("")
     assert "[judges.NAME]" in ratchet().output
+
+
+def test_the_verdict_process_is_started_where_there_is_somebody_to_ask(tmp_path: Path) -> None:
+    names = [spec.name for spec in process_specs(load_settings(), {})]
+    assert "verdicts" in names
+    (tmp_path / "ratchet.toml").write_text("")
+    assert "verdicts" not in [spec.name for spec in process_specs(load_settings(), {})]

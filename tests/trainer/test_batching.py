@@ -151,6 +151,7 @@ def test_the_rules_of_a_round_come_from_the_settings(tmp_path: Path) -> None:
             "data_dir": tmp_path,
             "agents": {"planner": {"train": False}, "writer": {"air_weight": 0.5}},
             "rewards": {"ignored_sources": ["spammer"], "uncapped_sources": ["tests"]},
+            "judges": {"fair": {"model": "m"}},
         }
     )
     selection = selection_for(settings, "grpo", 3)
@@ -159,4 +160,4 @@ def test_the_rules_of_a_round_come_from_the_settings(tmp_path: Path) -> None:
     assert selection.composition_of(None).air_weight == 1.0
     caps = caps_for(settings)
     assert (caps.share, caps.least) == (0.02, 2)
-    assert (caps.ignored, caps.uncapped) == ({"spammer"}, {"tests"})
+    assert (caps.ignored, caps.uncapped) == ({"spammer"}, {"tests", "fair"})

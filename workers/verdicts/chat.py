@@ -112,6 +112,7 @@ class Oracle:
                 self._is_plain = plain.status == 200
                 reply = plain
             if reply.status != 200:
+                used = 0
                 raise NoVerdict("status", f"the judge's server answered {reply.status}")
             body = _json(reply.body)
             used = _tokens(body, reserved)

@@ -17,7 +17,7 @@ from trajectories.queues import enqueue_calibration, enqueue_verdict, verdict_jo
 from trajectories.settings import Settings
 from trajectories.store import Store
 from workers.timing import Timer
-from workers.verdicts.panel import job_seconds
+from workers.verdicts.limits import job_seconds
 
 ASK_SECONDS = 1.0
 CALIBRATION_SECONDS = float(keys.DAY)

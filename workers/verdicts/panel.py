@@ -10,19 +10,17 @@ from redis import Redis
 from rq.timeouts import JobTimeoutException
 
 from trajectories import keys
-from trajectories.errors import ScrubError, SettingsError
+from trajectories.errors import ScrubError
 from trajectories.ids import derived_id
 from trajectories.model import FeedbackSource, Trajectory
 from trajectories.privacy.scrubber import Scrubber
-from trajectories.settings import JudgeSettings, Settings
 from trajectories.store import Store, TrajectoryRef, VerdictState
 from workers.verdicts.budget import Budget, Purse
 from workers.verdicts.calibration import Calibration
 from workers.verdicts.chat import Oracle, Question
-from workers.verdicts.custom import START_SECONDS, Custom
+from workers.verdicts.custom import Custom
 from workers.verdicts.groups import Group, Waiting
 from workers.verdicts.judges import (
-    RUBRICS,
     group_of,
     next_state_question,
     next_states,
@@ -30,6 +28,7 @@ from workers.verdicts.judges import (
     pointwise_question,
     relative_question,
 )
+from workers.verdicts.limits import time_limit
 from workers.verdicts.opinions import NoVerdict, Opinion
 from workers.verdicts.roster import Roster
 from workers.verdicts.votes import post_votes, verdict_votes
@@ -39,7 +38,6 @@ log = logging.getLogger(__name__)
 
 RETRY_SECONDS = 30.0  # after the first failure; four times that after the next, and so on
 MOST_RETRY_SECONDS = 3600.0
-MARGIN_SECONDS = 30.0
 
 Given = list[tuple[Trajectory, list[Opinion]]]
 
@@ -98,6 +96,10 @@ class Panel:
                 self._post(store, redis, name, member, opinions)
         except Waiting as waiting:
             update = {"state": "waiting", "attempts": attempts - 1, "reason": str(waiting)}
+            said = store.verdict_states(ref).get(name)
+            if said is not None and said.stamp == stamp and said.is_over:
+                store.settle_verdict(name, ref, due)  # by another's job, for the whole group
+                return
             store.put_verdict_state(name, ref, state.model_copy(update=update))
             store.settle_verdict(name, ref, due, waiting.until)
             return
@@ -264,53 +266,8 @@ class Panel:
         return []
 
 
-def time_limit(source: Any) -> float:
-    """The longest that one verdict may take, in seconds."""
-    seconds: float = source.timeout_seconds
-    if isinstance(source, JudgeSettings):
-        return 2 * source.votes * seconds + MARGIN_SECONDS  # twice: without a response_format
-    return 2 * seconds + START_SECONDS + MARGIN_SECONDS
-
-
-def job_seconds(settings: Settings) -> int:
-    """The time limit of a verdict's job: that of the slowest."""
-    limits = [time_limit(source) for source in settings.verdict_sources.values()]
-    return int(max(limits, default=MARGIN_SECONDS))
-
-
 def calibration_of(redis: Redis, judge: str, tenant: str) -> Calibration | None:
     """The calibration in force, or None."""
     client: Any = redis
     raw = client.get(keys.calibration(tenant, judge))
     return Calibration.from_json(raw) if raw else None
-
-
-def build_panel(settings: Settings) -> Panel:
-    """Everybody in the settings. Raises SettingsError for a rubric or a secret that is missing."""
-    return Panel(
-        Roster(settings.verdict_sources),
-        {name: _oracle(name, judge, settings) for name, judge in settings.judges.items()},
-        {name: Webhook(name, webhook) for name, webhook in settings.webhooks.items()},
-        {name: Custom(name, custom) for name, custom in settings.custom.items()},
-        Scrubber(settings.privacy.scrub),
-    )
-
-
-def _oracle(name: str, judge: JudgeSettings, settings: Settings) -> Oracle:
-    rubric = judge.rubric or RUBRICS[judge.kind]
-    if judge.rubric_file is not None:
-        try:
-            rubric = judge.rubric_file.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise SettingsError(f"judges.{name}.rubric_file: {error}") from error
-    if judge.api_key_env is not None and judge.api_key is None:
-        raise SettingsError(f"judges.{name}: the variable {judge.api_key_env} is not set")
-    key = judge.api_key
-    url = judge.url
-    if url is None:
-        host = settings.gateway.host
-        reachable = "127.0.0.1" if host in ("0.0.0.0", "::") else host
-        shown = f"[{reachable}]" if ":" in reachable else reachable
-        url = f"http://{shown}:{settings.gateway.port}"
-        key = key or settings.gateway.api_key
-    return Oracle(name, judge, url=url, key=key, rubric=rubric)

@@ -9,8 +9,9 @@ from trajectories.connection import connect
 from trajectories.queues import verdict_queue
 from trajectories.settings import Settings
 from trajectories.store import Store
+from workers.verdicts.assembly import build_panel
 from workers.verdicts.jobs import calibrate, use_panel
-from workers.verdicts.panel import build_panel, job_seconds
+from workers.verdicts.limits import job_seconds
 from workers.worker import run_jobs
 
 

@@ -11,7 +11,8 @@ from tests.workers.records import transition
 from trajectories.settings import Settings, load_settings
 from trajectories.store import Store, TrajectoryRef
 from workers.jobs import Scorer
-from workers.verdicts.panel import Panel, build_panel
+from workers.verdicts.assembly import build_panel
+from workers.verdicts.panel import Panel
 from workers.verdicts.roster import Roster
 
 REF = TrajectoryRef("default", "traj_a")
