@@ -11,7 +11,6 @@ from fastapi.responses import JSONResponse
 from gateway.access import Caller
 from gateway.attribution import clean_id
 from gateway.auth import caller_of
-from gateway.errors import ApiError
 from gateway.feedback_body import MAX_BYTES, FeedbackBody, invalid, parse_feedback
 from gateway.feedback_desk import Answer, Desk, no_redis, unknown_feedback
 from gateway.services import Services
@@ -130,7 +129,7 @@ def list_feedback(
                 cursor = place
                 item = items.get(place.id)
                 if item is not None and _is_wanted(item, ids, name, source, status):
-                    found.append(desk.view(item))
+                    found.append(desk.view(item, is_brief=True))
             looked_at += len(places)
         return JSONResponse({"data": found, "next": str(cursor) if is_more else None})
     except RedisError as error:
@@ -189,6 +188,3 @@ def _is_wanted(
     return trajectories is None or bool(
         trajectories & {vote.trajectory_id, item.ref.id if item.ref else None}
     )
-
-
-__all__ = ["ApiError", "AtDesk", "By", "Raw", "Shared", "router"]

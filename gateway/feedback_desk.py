@@ -21,7 +21,7 @@ from gateway.feedback_record import to_records
 from gateway.redaction import feedback_without_secrets
 from gateway.services import Services
 from trajectories.connection import RedisError
-from trajectories.errors import SpoolError
+from trajectories.errors import RecordError, SpoolError
 from trajectories.model import Feedback, Retraction
 from trajectories.store import Item, Place
 
@@ -127,9 +127,9 @@ class Desk:
             raise not_stored() from error
         return Answer(status, {**content, **used})
 
-    def view(self, item: Item) -> dict[str, Any]:
+    def view(self, item: Item, *, is_brief: bool = False) -> dict[str, Any]:
         """A vote as its tenant may see it, with what became of it."""
-        content = self._state(item)
+        content = self._state(item, is_brief=is_brief)
         if item.vote is not None:
             hidden = {"has_own_id", "tenant", "transition_id", "retracted_at"}
             content = {**item.vote.model_dump(mode="json", exclude=hidden), **content}
@@ -208,7 +208,10 @@ class Desk:
         task = clean_id(body.task_id)
         if task is None or place.transition_id is None:
             return
-        transition = self._store.transition(place.ref.tenant, place.transition_id)
+        try:
+            transition = self._store.transition(place.ref.tenant, place.transition_id)
+        except RecordError:
+            return
         if transition is not None and transition.task not in (None, task):
             message = "the response and the task do not belong together"
             raise invalid("task_id", message, "target_conflict")
@@ -237,19 +240,27 @@ class Desk:
         }
         if is_brief:
             return content
+        try:
+            return content | self._fate(vote, place)
+        except RecordError:  # what is stored of it cannot be read: then nobody knows
+            return content
+
+    def _fate(self, vote: Feedback, place: Place | None) -> dict[str, Any]:
+        """Which transition is meant, and what training will make of the vote."""
+        content: dict[str, Any] = {}
         transition = None
         if place is not None:
             is_whole = vote.trajectory_id is not None and vote.step is None
             found = self._store.meant(place, vote)
+            if found is None and not is_whole:
+                reason = "superseded" if vote.step is None else "step"
+                return {"training": "ignored", "reason": reason}
             if found is not None:
                 transition = found[1]
                 if not is_whole:
                     content["step"] = found[0]
-            elif not is_whole:
-                reason = "superseded" if vote.step is None else "step"
-                return {**content, "training": "ignored", "reason": reason}
-        if transition is not None and transition.policy_version is not None:
-            content["policy"] = transition.policy_version
+                if transition.policy_version is not None:
+                    content["policy"] = transition.policy_version
         return content | training_of(
             vote,
             transition,
@@ -257,12 +268,12 @@ class Desk:
             max_staleness=self.services.settings.trainer.max_staleness,
         )
 
-    def _state(self, item: Item) -> dict[str, Any]:
+    def _state(self, item: Item, *, is_brief: bool = False) -> dict[str, Any]:
         """What became of a vote that has arrived."""
         content: dict[str, Any] = {"feedback_id": item.id, "trajectory_id": None, "reward": None}
         if item.vote is not None:
             place = Place(item.ref, item.transition_id) if item.ref is not None else None
-            content = self._content(item.vote, place)
+            content = self._content(item.vote, place, is_brief=is_brief)
         content["status"] = item.status
         if item.retracted_at is not None:
             content.pop("training", None)

@@ -17,8 +17,7 @@ def training_of(
     `transition` is the one that is meant, or the last of the trajectory.
     """
     if vote.reward is None and vote.correction is None:
-        is_number = isinstance(vote.value, int | float)
-        return _ignored("no_range" if is_number or vote.value is not None else "no_value")
+        return _ignored("no_value" if vote.value is None else "no_range")
     if transition is None:
         return {}
     if not transition.is_trainable:

@@ -86,11 +86,6 @@ class Recorder:
                     self._note_loss(record_id)
         self._hurry_if_many()
 
-    def keep(self, feedback: Feedback) -> None:
-        """Write feedback, or raise SpoolError: its client is told."""
-        kept = feedback_without_secrets(feedback, self._redactor)
-        self._write(pack_record(kept), "feedback")
-
     def keep_all(self, records: Sequence[Feedback | Retraction]) -> None:
         """Write votes and what takes them back, in one write where that is possible.
 

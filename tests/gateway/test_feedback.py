@@ -19,6 +19,7 @@ from gateway.feedback_body import FeedbackBody, parse_feedback
 from gateway.feedback_record import to_records
 from gateway.training import Trigger, _queue
 from tests.gateway.conftest import Running
+from trajectories import keys
 from trajectories.connection import Redis
 from trajectories.ids import trajectory_id
 from trajectories.model import Feedback, Retraction
@@ -450,6 +451,19 @@ def test_a_vote_that_waited_in_vain_has_expired(running: Running) -> None:
     assert "ratchet_feedback_expired_total 1.0" in metrics
     assert "ratchet_feedback_pending 0.0" in metrics
     assert 'ratchet_feedback_total{name="reward",source="human",status="pending"} 1.0' in metrics
+
+
+def test_a_record_that_cannot_be_read_takes_nothing_from_a_vote(running: Running) -> None:
+    response_id = running.chat(session_id="s1", task_id="t1").json()["id"]
+    deliver(running)
+    wanted = trajectory_id("default", session="s1", task=None)
+    stored = keys.transitions_of("default", wanted)
+    for field in running.redis.hkeys(stored):
+        running.redis.hset(stored, field, b"nonsense")
+    body = {"response_id": response_id, "task_id": "t1", "value": 1}
+    answer = post(running, **body)
+    assert (answer.status_code, answer.json()["status"]) == (202, "attached")
+    assert "training" not in answer.json()
 
 
 def test_names_of_clients_make_no_series(running: Running) -> None:
