@@ -10,7 +10,7 @@ from trajectories import keys
 from trajectories.model import Feedback, Outcome, Retraction, Transition
 from trajectories.names import text_digest
 from trajectories.standing import standing_votes
-from trajectories.store import Cursor, Linkage, Store, TrajectoryRef
+from trajectories.store import Cursor, Linkage, Place, Store, TrajectoryRef
 
 REF = TrajectoryRef("default", "traj_a")
 ONE = "chatcmpl-traj_a-0"
@@ -75,6 +75,25 @@ def test_a_text_that_is_said_again_before_the_vote_leaves_it_open(store: Store) 
     # It began before the second vote and after the first.
     assert (status(store, by_text.id), status(store, late.id)) == ("attached", "pending")
     assert standing(store) == [("tr_traj_a_0", 1.0)]
+
+
+def test_a_second_answer_that_comes_while_a_vote_is_joined_is_seen(redis: Any) -> None:
+    class Overtaken(Store):
+        is_overtaken = False
+
+        def places(self, vote: Feedback) -> list[Place]:
+            found = super().places(vote)
+            if not self.is_overtaken:
+                self.is_overtaken = True
+                # By another dispatcher, which finds no vote that waits.
+                Store(redis).add_transition(transition(0, trajectory="traj_b", content="Done."))
+            return found
+
+    store = Overtaken(redis)
+    store.add_transition(transition(0, content="Done."))
+    by_text = named(f"text:{text_digest('Done.')}")
+    assert store.add_feedback(by_text) is None
+    assert (status(store, by_text.id), standing(store)) == ("pending", [])
 
 
 def test_a_retraction_before_its_vote_leaves_nothing_of_it(store: Store) -> None:

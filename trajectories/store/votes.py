@@ -137,6 +137,7 @@ class Votes(Targets):
         """
         key = keys.feedback(tenant, vote_id)
         is_waiting = False  # and its target was looked for since
+        joined: Place | None = None  # and whether it is the only one was looked at since
         with self._redis.pipeline() as pipe:
             while True:
                 try:
@@ -167,9 +168,10 @@ class Votes(Targets):
                         pipe.hset(key, "place", str(place))
                         self._stop_waiting(pipe, item.vote)
                     pipe.execute()
-                    if place is not None:
+                    if place is not None and (place == joined or not _is_shared(item.vote)):
                         return place.ref
-                    # Its target may have arrived in between: look once more.
+                    # Its target, or one more, may have arrived in between: look once more.
+                    joined = place
                 except WatchError:
                     is_waiting = False
 
@@ -283,3 +285,8 @@ class Votes(Targets):
             pipe.smembers(keys.pending_of(tenant, name))
         for vote_id in sorted({member for members in pipe.execute() for member in members}):
             self._settle(tenant, vote_id.decode())
+
+
+def _is_shared(vote: Feedback) -> bool:
+    """Whether several transitions may have what a vote names."""
+    return any(kind in SHARED for kind, _ in names_of_vote(vote))
