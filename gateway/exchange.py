@@ -544,6 +544,9 @@ class Exchange:
             record = record_of(
                 call, self._route, ending, gateway=services.gateway_id, chat_form=chat_form
             )
+            if services.survey is not None:
+                record["ask"] = services.survey.share
+                record["is_asked"] = services.survey.asks(call.trajectory_id)
             if folded is not None or not self._is_streamed:
                 return whole_payload(record, folded or Folded(), services.redactor)
             if not asked.reply.needs_bytes:
@@ -568,6 +571,9 @@ class Exchange:
             call.id.encode(),
             call.trajectory_id.encode(),
         )
+        survey = self._services.survey
+        if survey is not None and survey.asks(call.trajectory_id):
+            head += b"x-ratchet-ask: 1\r\n"
         if route.version is None:
             return head
         return b"%bx-ratchet-policy: %b@%d\r\n" % (head, str(route.policy).encode(), route.version)

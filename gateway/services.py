@@ -31,6 +31,7 @@ from trajectories.privacy.secrets import Redactor
 from trajectories.registry import Registry
 from trajectories.settings import POLICY, Settings
 from trajectories.store import Store
+from trajectories.survey import Survey, open_survey
 
 MEGABYTE = 1024 * 1024
 STATE = "gateway"  # where `uvicorn`'s protocol finds the services: a name in the lifespan's state
@@ -60,6 +61,7 @@ class Services:
     servers: dict[str, Server | Foreign]
     outbox: Outbox
     redactor: Redactor
+    survey: Survey | None = None  # None: nobody is asked
     tracer: Tracer | None = None
     siblings: Siblings | None = None
     retries: RetryBudget = field(default_factory=RetryBudget)
@@ -174,6 +176,7 @@ def build_services(
         servers=build_servers(settings, outbox),
         outbox=outbox,
         redactor=redactor,
+        survey=open_survey(settings.rewards),
         tracer=open_tracer(settings, spool.producer),
     )
 

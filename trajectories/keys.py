@@ -50,6 +50,8 @@ KEYS: tuple[Key, ...] = (
     Key("archiving", "zset", "trimmed", "scored and not yet archived, by when they were scored"),
     Key("archiver:lease", "string", "lease", "which archiver may run"),
     Key("archiver:fence", "string", "permanent", "counts writers of the archive"),
+    Key("windows", "zset", "trimmed", "closed ones whose labels are waited for, by until when"),
+    Key("tally:{tenant}", "hash", "permanent", "totals of scored trajectories; 192 names at most"),
     Key("trainable:{policy}", "zset", "trimmed", "closed, rewarded, unused trajectories"),
     Key("used:{policy}", "zset", "trimmed", "trajectories trained on, by time"),
     Key("labellers:{policy}", "zset", "trimmed", "who labelled anything in the past week, by time"),
@@ -90,6 +92,7 @@ SCORING = "scoring"
 ARCHIVING = "archiving"
 ARCHIVER_LEASE = "archiver:lease"
 ARCHIVER_FENCE = "archiver:fence"
+WINDOWS = "windows"
 PENDING = "pending"
 REGISTRY_CHANNEL = "registry"
 COUNTS = "counts"
@@ -184,6 +187,10 @@ def pending_of(tenant: str, name: str) -> str:
 
 def pending(tenant: str) -> str:
     return f"pending:{tenant}"
+
+
+def tally(tenant: str) -> str:
+    return f"tally:{tenant}"
 
 
 def trainable(policy: str) -> str:

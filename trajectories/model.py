@@ -114,6 +114,8 @@ class Transition(Record):
     usage: dict[str, Any] | None = None
     attempt: int = 0  # the SDK's retry count
     is_trainable: bool = True  # False: the client opted out
+    ask: float | None = None  # how likely it was that people are asked; None: nobody ever was
+    is_asked: bool = False  # the answer said `x-ratchet-ask: 1`
 
 
 class FeedbackSource(Record):
@@ -261,6 +263,8 @@ class Trajectory(Record):
     started_at: float
     updated_at: float
     is_closed: bool = False
+    closed_at: float | None = None  # unix seconds
+    labels: Literal["pending", "closed", "late"] = "pending"  # trajectories/labels.py
     reward: RewardValue | None = None
     breakdown: Breakdown | None = None
     transitions: tuple[Transition, ...] = ()

@@ -95,6 +95,7 @@ class Dispatcher:
                 self._apply_all(entries)
         if self._close.is_due():
             self._store.close_idle(time() - self._label_window_seconds)
+            self._store.end_windows(time())
         self._reconciler.ask()
         if self._desk is not None:
             self._desk.ask()

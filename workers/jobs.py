@@ -13,6 +13,7 @@ from typing import Self
 
 from rq import get_current_job
 
+from trajectories.account import account_of
 from trajectories.composition import Composition, Outcome, compose
 from trajectories.errors import RatchetError
 from trajectories.model import Reward, Trajectory
@@ -37,6 +38,7 @@ class Scorer:
     composition: Composition
     compositions: Mapping[str, Composition] = field(default_factory=dict)  # of agents that differ
     roster: Roster = field(default_factory=Roster)  # who is asked once it is closed
+    windows: Mapping[str, float] = field(default_factory=dict)  # metric -> seconds it takes
 
     @classmethod
     def from_settings(
@@ -55,6 +57,7 @@ class Scorer:
                 for name, agent in (agents or {}).items()
             },
             roster or Roster(),
+            settings.windows,
         )
 
     def score(self, store: Store, ref: TrajectoryRef) -> None:
@@ -88,7 +91,14 @@ class Scorer:
             is_labelled=outcome.is_labelled,
             revision=scorable.revision,
             breakdown=outcome.breakdown,
-            policies=scorable.trajectory.policies,
+            account=account_of(
+                scorable.trajectory,
+                scorable.feedback,
+                rewards,
+                outcome,
+                windows=self.windows,
+                now=time.time(),
+            ),
         )
 
     def ask_verdicts(self, store: Store, trajectory: Trajectory) -> None:

@@ -37,6 +37,15 @@ class MetricSettings(Section):
         if self.low is not None and self.high is not None and self.low >= self.high:
             raise ValueError("low must be below high (optimize = min turns a range round)")
         return self
+    """What is different for one metric (the name that feedback comes under)."""
+
+    window_seconds: float = Field(
+        0,
+        ge=0,
+        le=518_400,
+        description="How long after the last call it may come: until then no round uses a"
+        " trajectory of which it was not said. Six days at most",
+    )
 
 
 class RewardSettings(Section):
@@ -75,6 +84,17 @@ class RewardSettings(Section):
     )
     used_result_bonus: float = Field(
         0.1, ge=0, le=1, description="Added where `metadata.used_result` is true"
+        default_factory=dict, description="Metrics that differ, by name"
+    )
+    ask_share: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Share of trajectories, drawn at random, whose answers say `x-ratchet-ask: 1`",
+    )
+    ask_seed: str = Field(
+        "",
+        description="A secret that the draw depends on, the same in all gateways",
     )
     max_share_per_source: float = Field(
         0.02,
@@ -92,6 +112,13 @@ class RewardSettings(Section):
     ignored_sources: tuple[str, ...] = Field(
         (), description="Ids of sources whose labels no round uses from now on"
     )
+
+    @property
+    def windows(self) -> dict[str, float]:
+        """Metric -> how many seconds it may take, for those that take any."""
+        return {
+            name: own.window_seconds for name, own in self.metrics.items() if own.window_seconds
+        }
 
 
 class AgentSettings(Section):

@@ -18,6 +18,7 @@ COUNTS = (
     "labelled",
     "feedback",
     "expired",
+    "late",
     "quarantined",
     "archived",
     "archive_failures",
@@ -126,8 +127,15 @@ def _trajectory(found: Found, transitions: Iterable[Transition]) -> Trajectory:
         started_at=float(text["started_at"]),
         updated_at=float(text["updated_at"]),
         is_closed="closed" in text,
+        closed_at=_closed_at(text.get("closed")),
+        labels=text.get("labels", "pending") if "closed" in text else "pending",
         reward=float(text["reward"]) if "reward" in text else None,
         breakdown=Breakdown.from_json(text["breakdown"]) if "breakdown" in text else None,
         transitions=name_agents([entry for entry in transitions if entry.id not in replaced]),
         rewards=tuple(sorted(rewards, key=lambda reward: reward.id)),
     )
+
+
+def _closed_at(written: str | None) -> float | None:
+    """When it closed. A vote that closes a trajectory only says that it did."""
+    return None if written in (None, "1") else float(written)

@@ -5,19 +5,27 @@ leaves `scoring` only when rewards were computed from that very revision.
 """
 
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from redis import WatchError
+import orjson
+from redis import Redis, WatchError
 
 from trajectories import keys
+from trajectories.account import Account
+from trajectories.labels import Labels
 from trajectories.model import Breakdown, Feedback, Reward
 from trajectories.store.reading import Reading
 from trajectories.store.refs import Scorable, TrajectoryRef
+from trajectories.tally import MAX_NAMES, OTHER, admit, by_scope, difference
 
 
 class Scoring(Reading):
     """Closes trajectories, hands them out for scoring, and takes their rewards."""
+
+    def __init__(self, redis: Redis) -> None:
+        super().__init__(redis)
+        self._admitted: dict[str, set[str]] = {}  # tenant -> scopes with totals of their own
 
     def close_idle(self, before: float, limit: int = 500) -> list[TrajectoryRef]:
         """Close trajectories that were last active before `before`, and ask for their scoring."""
@@ -78,13 +86,14 @@ class Scoring(Reading):
         is_labelled: bool,
         revision: int,
         breakdown: Breakdown | None = None,
-        policies: Collection[str] | None = None,
+        account: Account | None = None,
     ) -> bool:
         """Replace a trajectory's rewards by those computed from `revision`.
 
         False when the trajectory changed meanwhile: compute again. A closed,
-        rewarded trajectory becomes trainable for each of `policies` that was not
-        trained on it; unless told otherwise for the one that answered last.
+        rewarded trajectory becomes trainable for each policy of its `account`
+        that was not trained on it, once no label is waited for any more. Without
+        an account it is for the policy that answered last.
         """
         trajectory_key = keys.trajectory(ref.tenant, ref.id)
         rewards_key = keys.rewards_of(ref.tenant, ref.id)
@@ -96,8 +105,8 @@ class Scoring(Reading):
                     fields = pipe.hgetall(trajectory_key)
                     if int(fields.get(b"revision", 0)) != revision:
                         return False
-                    last = fields.get(b"policy", b"").decode()
-                    answered_by = ([last] if last else []) if policies is None else policies
+                    kept = account or _account_without_calls(fields)
+                    tally = admit(kept.tally, self._name_for(ref.tenant, kept.tally))
                     pipe.multi()
                     pipe.delete(rewards_key)
                     if rewards:
@@ -118,8 +127,10 @@ class Scoring(Reading):
                     pipe.hincrby(trajectory_key, "edition", 1)
                     if b"closed" in fields:
                         pipe.zadd(keys.ARCHIVING, {str(ref): time.time()})
-                    for policy in answered_by:
-                        self._offer(pipe, ref, fields, policy, final)
+                    self._add_up(pipe, ref, fields, tally)
+                    self._note_labels(pipe, ref, fields, kept)
+                    for policy in kept.policies:
+                        self._offer(pipe, ref, fields, policy, final, kept.waited_until)
                         self._note_labellers(pipe, policy, rewards)
                     pipe.zrem(keys.SCORING, str(ref))
                     self._expire(pipe, ref)
@@ -127,6 +138,21 @@ class Scoring(Reading):
                     return True
                 except WatchError:
                     continue
+
+    def end_windows(self, now: float, limit: int = 500) -> int:
+        """Ask for the scoring of trajectories whose last label window is over; returns how many."""
+        members = self._redis.zrangebyscore(keys.WINDOWS, "-inf", now, start=0, num=limit)
+        if members:
+            pipe = self._redis.pipeline(transaction=True)
+            pipe.zadd(keys.SCORING, dict.fromkeys(members, now), nx=True)
+            pipe.zrem(keys.WINDOWS, *members)
+            pipe.execute()
+        return len(members)
+
+    def totals(self, tenant: str) -> dict[str, float]:
+        """What all scored trajectories of a tenant add up to: `trajectories.tally`."""
+        found = self._redis.hgetall(keys.tally(tenant))
+        return {name.decode(): float(value) for name, value in found.items()}
 
     def _close(self, ref: TrajectoryRef, before: float) -> bool:
         """Close unless a transition made the trajectory active again meanwhile."""
@@ -142,7 +168,7 @@ class Scoring(Reading):
                     pipe.multi()
                     pipe.zrem(keys.OPEN, str(ref))
                     if is_known:
-                        pipe.hset(trajectory_key, "closed", 1)
+                        pipe.hsetnx(trajectory_key, "closed", repr(time.time()))
                         pipe.hincrby(trajectory_key, "revision", 1)
                         pipe.zadd(keys.SCORING, {str(ref): time.time()}, nx=True)
                         self._expire(pipe, ref)
@@ -168,10 +194,12 @@ class Scoring(Reading):
         fields: dict[bytes, bytes],
         policy: str,
         final: float | None,
+        waited_until: float,
     ) -> None:
         """Put a closed, rewarded, unused trajectory before a trainer, or take it back."""
         is_used = b"used" in fields or keys.used(policy).encode() in fields
-        if final is not None and b"closed" in fields and not is_used:
+        is_ready = b"closed" in fields and waited_until <= time.time()
+        if final is not None and is_ready and not is_used:
             pipe.zadd(keys.trainable(policy), {str(ref): float(fields.get(b"updated_at", 0))})
         else:
             pipe.zrem(keys.trainable(policy), str(ref))
@@ -185,3 +213,53 @@ class Scoring(Reading):
             pipe.zadd(key, dict.fromkeys(found, now))
             pipe.zremrangebyscore(key, "-inf", now - keys.LABELLERS_TTL_SECONDS)
             pipe.zremrangebyrank(key, 0, -keys.LABELLERS_KEPT - 1)
+
+    @staticmethod
+    def _note_labels(
+        pipe: Any, ref: TrajectoryRef, fields: dict[bytes, bytes], account: Account
+    ) -> None:
+        """Note how far the labels are, and when to look again where some are waited for."""
+        pipe.hset(keys.trajectory(ref.tenant, ref.id), "labels", account.labels.value)
+        was_late = fields.get(b"labels") == Labels.LATE.value.encode()
+        is_late = account.labels is Labels.LATE
+        if is_late != was_late:
+            pipe.hincrby(keys.COUNTS, "late", int(is_late) - int(was_late))
+        if b"closed" in fields and account.waited_until > time.time():
+            pipe.zadd(keys.WINDOWS, {str(ref): account.waited_until})
+        else:
+            pipe.zrem(keys.WINDOWS, str(ref))
+
+    @staticmethod
+    def _add_up(
+        pipe: Any, ref: TrajectoryRef, fields: dict[bytes, bytes], tally: dict[str, float]
+    ) -> None:
+        """Move the tenant's totals by the difference to what this trajectory counted for before."""
+        before = orjson.loads(fields[b"tally"]) if b"tally" in fields else {}
+        for name, value in sorted(difference(tally, before).items()):
+            pipe.hincrbyfloat(keys.tally(ref.tenant), name, value)
+        if tally != before:
+            pipe.hset(keys.trajectory(ref.tenant, ref.id), "tally", orjson.dumps(tally))
+
+    def _name_for(self, tenant: str, tally: Mapping[str, float]) -> Callable[[str, str], str]:
+        """Which names of a tally have totals of their own; asks Redis only about new ones."""
+        known = self._admitted.setdefault(tenant, set())
+        named = {scope for scope in by_scope(tally) if ":" in scope}
+        if not named <= known:
+            known.update(by_scope(self.totals(tenant)))
+
+        def name_for(kind: str, name: str) -> str:
+            scope = f"{kind}:{name}"
+            if scope in known:
+                return name
+            if sum(other.startswith(f"{kind}:") for other in known) >= MAX_NAMES[kind]:
+                return OTHER
+            known.add(scope)
+            return name
+
+        return name_for
+
+
+def _account_without_calls(fields: dict[bytes, bytes]) -> Account:
+    """Of a trajectory whose calls nobody looked at."""
+    policy = fields.get(b"policy", b"").decode()
+    return Account((policy,) if policy else ())

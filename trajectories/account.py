@@ -1,0 +1,43 @@
+"""What the store keeps of a scored trajectory besides its rewards. Pure."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from trajectories.composition import Outcome
+from trajectories.labels import Labels, labels_of, waited_until
+from trajectories.model import Feedback, Reward, Trajectory
+from trajectories.tally import tally_of
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """Whose trainers may want it, how far its labels are, what it counts for."""
+
+    policies: tuple[str, ...]
+    labels: Labels = Labels.CLOSED
+    waited_until: float = 0.0  # unix seconds; no round uses it before
+    tally: Mapping[str, float] = field(default_factory=dict)
+
+
+def account_of(
+    trajectory: Trajectory,
+    votes: Sequence[Feedback],
+    rewards: Sequence[Reward],
+    outcome: Outcome,
+    *,
+    windows: Mapping[str, float],
+    now: float,
+) -> Account:
+    """The account of a trajectory at `now`, in unix seconds; `windows` as in labels.py."""
+    return Account(
+        policies=trajectory.policies,
+        labels=labels_of(trajectory, votes, windows, now),
+        waited_until=waited_until(trajectory, votes, windows),
+        tally=tally_of(
+            trajectory,
+            votes,
+            rewards,
+            final=outcome.final,
+            is_labelled=outcome.is_labelled,
+        ),
+    )
