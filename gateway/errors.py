@@ -33,8 +33,10 @@ class ApiError(RatchetError):
         param: str | None = None,
         retry_after: int | None = None,
         headers: dict[str, str] | None = None,
+        details: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(message)
+        self.details = details or {}
         self.status = status
         self.code = code
         self.message = message
@@ -49,7 +51,9 @@ class ApiError(RatchetError):
     @property
     def body(self) -> bytes:
         """The reply's JSON."""
-        return orjson.dumps(error_object(self.status, self.code, self.message, self.param))
+        error = error_object(self.status, self.code, self.message, self.param)
+        error["error"].update(self.details)
+        return orjson.dumps(error)
 
     @property
     def head(self) -> bytes:

@@ -15,15 +15,15 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from gateway.dialects.chat import parse_object
 from gateway.errors import ApiError
-from gateway.feedback import Raw, Shared
+from gateway.feedback import By, Raw, Shared
 from gateway.feedback_body import invalid
 from gateway.services import Services
+from gateway.training_status import learning_of, policy_of, totals_of
 from gateway.upstreams.places import is_serving
 from trajectories import keys
 from trajectories.connection import RedisError
 from trajectories.ids import new_id
-from trajectories.registry import Snapshot
-from trajectories.resources import VersionState
+from trajectories.queues import is_attended, verdict_queue
 
 router = APIRouter()
 
@@ -34,28 +34,37 @@ class Trigger(BaseModel):
     model_config = ConfigDict(strict=True, extra="ignore")
 
     algo: Literal["grpo", "sft"] | None = None
+    agent: str | None = None  # of this agent's calls alone
     force: bool = False
     dry_run: bool = False
 
 
 @router.get("/training/status")
-async def training_status(services: Shared) -> JSONResponse:
-    """How learning goes, as far as it can be seen from here."""
+async def training_status(services: Shared, caller: By) -> JSONResponse:
+    """How learning goes, as far as it can be seen from here and concerns the caller's tenant."""
     is_engine_well = await is_serving(services)
     try:
-        content = await asyncio.to_thread(_learning, services)
+        content = await asyncio.to_thread(_learning, services, caller.tenant)
     except RedisError:
-        content = {"redis_available": False, "trainer_available": False}
+        content = {
+            "redis_available": False,
+            "trainer_available": False,
+            "judge_available": False,
+        }
     content["vllm_available"] = is_engine_well
-    content["policy"] = _policy(services.watcher.snapshot)
+    if caller.tenant == services.settings.policy_tenant:
+        content["policy"] = policy_of(services.watcher.snapshot)
     return JSONResponse(content)
 
 
 @router.post("/training/trigger", status_code=202)
-def trigger_training(raw: Raw, services: Shared) -> JSONResponse:
+def trigger_training(raw: Raw, services: Shared, caller: By) -> JSONResponse:
     """Ask for a round now."""
     wish = _parse(raw)
     policy, needed = services.settings.policy, services.settings.trainer.min_trajectories
+    if caller.tenant != services.settings.policy_tenant:
+        message = "the policy here learns from another tenant's traffic: its keys start a round"
+        raise ApiError(403, "wrong_tenant", message)
     try:
         status = trainer_status(services)
         have = services.store.count_trainable(policy)
@@ -65,11 +74,13 @@ def trigger_training(raw: Raw, services: Shared) -> JSONResponse:
     if status is None:
         message = "no trainer is running: start one with `python -m trainer`"
         raise ApiError(503, "no_trainer", message, headers={"x-should-retry": "false"})
-    if queued is not None:
-        return JSONResponse({"run_id": queued, "status": "already_running"}, 202)
+    running = (status.get("run") or {}).get("run_id") or queued
+    if running is not None:
+        return JSONResponse({"run_id": running, "status": "already_running"}, 202)
     if have < needed and not wish.force:
         message = f"{have} of {needed} rewarded trajectories are there; `force` trains on those"
-        raise ApiError(422, "not_enough_data", message)
+        details = {"have": have, "needed": needed, "lacking": status.get("lacking", [])}
+        raise ApiError(422, "not_enough_data", message, details=details)
     if wish.dry_run:
         return JSONResponse({"run_id": new_id("run"), "status": "dry_run"}, 202)
     try:
@@ -93,6 +104,7 @@ def _queue(services: Services, wish: Trigger) -> tuple[str, bool]:
     wanted = {
         "run_id": run_id,
         "algo": wish.algo or services.settings.trainer.algorithm,
+        "agent": wish.agent,
         "force": wish.force,
         "at": time.time(),
     }
@@ -123,39 +135,25 @@ def trainer_status(services: Services) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
-def _learning(services: Services) -> dict[str, Any]:
+def _learning(services: Services, tenant: str) -> dict[str, Any]:
     store, settings = services.store, services.settings
-    counts = store.counts()
     status = trainer_status(services)
-    rewarded, trajectories = counts["rewarded"], counts["trajectories"]
-    return {
+    totals = totals_of(store.totals(tenant))
+    content: dict[str, Any] = {
         "redis_available": True,
         "trainer_available": status is not None,
-        "total_spans": int(counts["transitions"]),
-        "total_trajectories": int(trajectories),
-        "average_reward": counts["reward_sum"] / rewarded if rewarded else None,
-        "feedback_rate": counts["labelled"] / trajectories if trajectories else 0.0,
-        "total_feedback": int(counts["feedback"]),
-        "state": (status or {}).get("state", "collecting"),
-        "note": (status or {}).get("note", ""),
-        "run": (status or {}).get("run"),
-        "last_run": (status or {}).get("last_run"),
-        "trainable": store.count_trainable(settings.policy),
-        "needed": settings.trainer.min_trajectories,
-        "pending_feedback": store.count_pending(),
+        "judge_available": bool(settings.judges)
+        and is_attended(verdict_queue(services.redis, job_timeout_seconds=1)),
+        **totals,
+        "pending_feedback": store.count_pending(tenant),
         "unshipped_records": services.spool.unshipped,
     }
-
-
-def _policy(snapshot: Snapshot) -> dict[str, Any]:
-    candidates = [
-        entry.version
-        for entry in snapshot.versions.values()
-        if entry.state is VersionState.CANDIDATE
-    ]
-    return {
-        "name": snapshot.policy,
-        "current": snapshot.current,
-        "candidate": max(candidates, default=None),
-        "revision": snapshot.revision,
-    }
+    if tenant == settings.policy_tenant:
+        content |= learning_of(
+            status,
+            queued=queued_run(services),
+            trainable=store.count_trainable(settings.policy),
+            needed=settings.trainer.min_trajectories,
+            versions=totals["versions"],
+        )
+    return content

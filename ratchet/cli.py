@@ -17,6 +17,7 @@ from rich.text import Text
 
 from ratchet import __version__, access, judges, traffic
 from ratchet.forget import forget
+from ratchet.lineage import Origin, lineage
 from ratchet.processes import run_in_foreground
 from ratchet.redis_server import environment_of, open_redis
 from ratchet.triggers import request_roll_back, request_round, trainer_status
@@ -133,6 +134,7 @@ def status(data_dir: DataDir = None) -> None:
     table.add_row("rewarded", f"{rewarded:,.0f}  ({counts['labelled']:,.0f} by feedback)")
     mean = f"{counts['reward_sum'] / rewarded:+.3f}" if rewarded else "-"
     table.add_row("average reward", mean)
+    table.add_row("late feedback", f"{counts['late']:,.0f} trajectories")
     table.add_row("pending feedback", f"{pending:,}")
     table.add_row("trainable", f"{trainable:,} of {settings.trainer.min_trajectories:,} needed")
     current = snapshot.versions[snapshot.current]
@@ -144,11 +146,20 @@ def status(data_dir: DataDir = None) -> None:
 
 
 @app.command()
-def policies(data_dir: DataDir = None) -> None:
+def policies(
+    of: Annotated[
+        int | None,
+        typer.Option("--lineage", help="Whose votes made this version, and those before it."),
+    ] = None,
+    data_dir: DataDir = None,
+) -> None:
     """Every policy version: its state, where it came from, what it measured."""
     settings = _settings(data_dir)
     with open_redis(settings) as redis:
         snapshot = _registry(redis, settings).snapshot()
+    if of is not None:
+        _show_lineage(lineage(snapshot, settings.runs_dir, of))
+        return
     table = Table(title=f"policy {settings.policy}, revision {snapshot.revision}")
     for column in (
         "version",
@@ -164,6 +175,27 @@ def policies(data_dir: DataDir = None) -> None:
     for _, entry in sorted(snapshot.versions.items()):
         table.add_row(*_policy_row(entry))
     out.print(table)
+
+
+def _show_lineage(origins: list[Origin]) -> None:
+    """A row for each version, then every vote of the newest, one a line."""
+    table = Table(title=f"version {origins[0].version} and what it stands on")
+    for column in ("version", "run", "trajectories", "votes", "by"):
+        table.add_column(column)
+    for origin in origins:
+        most = list(origin.principals.items())[:5]
+        who = ", ".join(f"{name} ({count})" for name, count in most)
+        more = len(origin.principals) - len(most)
+        table.add_row(
+            str(origin.version),
+            origin.run_id or "base model",
+            str(origin.trajectories) if origin.is_on_disk else "its run is not on this disk",
+            str(len(origin.votes)),
+            f"{who} and {more} more" if more > 0 else who,
+        )
+    out.print(table)
+    for vote in origins[0].votes:
+        out.print(vote)
 
 
 def _policy_row(entry: PolicyVersion) -> tuple[str | Text, ...]:

@@ -102,14 +102,6 @@ def rows(model: type[BaseModel]) -> list[str]:
 def chapter(title: str, section: type[BaseModel]) -> list[str]:
     about = (section.__doc__ or "").strip().splitlines()[0]
     return [f"## [{title}]\n", f"{about}\n", *rows(section), ""]
-def nested(title: str, section: type[BaseModel]) -> list[str]:
-    """The sections of named entries within a section."""
-    parts: list[str] = []
-    for name, field in section.model_fields.items():
-        if inner := section_of(field):
-            about = (inner.__doc__ or "").strip().splitlines()[0]
-            parts += [f"### [{title}.{name}.NAME]\n", f"{about}\n", *rows(inner), ""]
-    return parts
 
 
 def page() -> str:
@@ -122,9 +114,6 @@ def page() -> str:
             for key, inner in section.model_fields.items():
                 if entry := section_of(inner):  # a table of sections within this one
                     parts += chapter(f"{title}.{key}.NAME", entry)
-            about = (section.__doc__ or "").strip().splitlines()[0]
-            parts += [f"## [{title}]\n", f"{about}\n", *rows(section), ""]
-            parts += nested(title, section)
     return "\n".join(parts)
 
 

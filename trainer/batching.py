@@ -65,12 +65,27 @@ class Batch:
         return sum(r > middle for r in rewards), sum(r < middle for r in rewards)
 
 
-class Lack(NotEnoughRewards):
-    """NotEnoughRewards, with the batch that was too small."""
+@dataclass(frozen=True, slots=True)
+class Shortage:
+    """Something that a round has too little of, and the setting that says so."""
 
-    def __init__(self, message: str, batch: Batch) -> None:
-        super().__init__(message)
+    what: str
+    have: int
+    needed: int
+    setting: str | None = None
+
+    def __str__(self) -> str:
+        where = f" (trainer.{self.setting})" if self.setting else ""
+        return f"{self.have} of {self.needed} {self.what}{where}"
+
+
+class Lack(NotEnoughRewards):
+    """NotEnoughRewards, with the batch that was too small and what it lacks."""
+
+    def __init__(self, batch: Batch, shortages: Sequence[Shortage]) -> None:
+        super().__init__("too little to learn from: " + "; ".join(map(str, shortages)))
         self.batch = batch
+        self.shortages = tuple(shortages)
 
 
 def selection_for(
@@ -246,22 +261,17 @@ def require(batch: Batch, wanted: Demand, selection: Selection) -> None:
     usable = len(batch.refs) + batch.excluded[Exclusion.NOT_POSITIVE]
     least = 1 if selection.above is not None else LEAST_SAMPLES
     checks = [
-        (usable, wanted.trajectories, "usable rewarded trajectories", "min_trajectories"),
-        (batch.labelled, wanted.labels, "labels", "min_labels"),
-        (len(batch.labellers), wanted.principals, "people who labelled", "min_principals"),
-        (above, wanted.per_outcome, "better ones", "min_per_outcome"),
+        Shortage("usable rewarded trajectories", usable, wanted.trajectories, "min_trajectories"),
+        Shortage("labels", batch.labelled, wanted.labels, "min_labels"),
+        Shortage("people who labelled", len(batch.labellers), wanted.principals, "min_principals"),
+        Shortage("better ones", above, wanted.per_outcome, "min_per_outcome"),
+        Shortage("samples", len(batch.samples), least),
     ]
     if selection.above is None:
-        checks.append((below, wanted.per_outcome, "worse ones", "min_per_outcome"))
-    lacks = [
-        f"{have} of {needed} {what} (trainer.{setting})"
-        for have, needed, what, setting in checks
-        if have < needed
-    ]
-    if len(batch.samples) < least:
-        lacks.append(f"{len(batch.samples)} of {least} samples")
-    if lacks:
-        raise Lack("too little to learn from: " + "; ".join(lacks), batch)
+        checks.insert(4, Shortage("worse ones", below, wanted.per_outcome, "min_per_outcome"))
+    shortages = [check for check in checks if check.have < check.needed]
+    if shortages:
+        raise Lack(batch, shortages)
 
 
 def write_batch(directory: RunDirectory, batch: Batch, plan: Plan) -> None:

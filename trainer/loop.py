@@ -10,6 +10,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 import orjson
@@ -222,6 +223,7 @@ class Loop:
         )
         self._round_at = self._clock()
         self.board.note = ""
+        self.board.lacking = []
         self._set_run(directory, run)
 
     def _advance(self) -> None:
@@ -329,6 +331,7 @@ class Loop:
         except Lack as lack:
             self._look_at = now + LACK_SECONDS
             self.board.note = str(lack)
+            self.board.lacking = [asdict(shortage) for shortage in lack.shortages]
             self._make_room(lack)
 
     def _make_room(self, lack: Lack) -> None:

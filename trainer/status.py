@@ -38,6 +38,7 @@ class Board:
     def __init__(self) -> None:
         self.state = COLLECTING
         self.note = ""
+        self.lacking: list[dict[str, Any]] = []  # what the last look found too little of
         self.trouble = ""  # what keeps the engines out of step with the registry
         self.run: Run | None = None
         self.last_run: Run | None = None
@@ -48,6 +49,7 @@ class Board:
         return {
             "state": self.state,
             "note": self.trouble or self.note,
+            "lacking": self.lacking,
             "trainable": trainable,
             "needed": needed,
             "phase_progress": self._progress(trainable, needed),

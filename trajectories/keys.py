@@ -51,7 +51,7 @@ KEYS: tuple[Key, ...] = (
     Key("archiver:lease", "string", "lease", "which archiver may run"),
     Key("archiver:fence", "string", "permanent", "counts writers of the archive"),
     Key("windows", "zset", "trimmed", "closed ones whose labels are waited for, by until when"),
-    Key("tally:{tenant}", "hash", "permanent", "totals of scored trajectories; 192 names at most"),
+    Key("tally:{tenant}", "hash", "permanent", "totals of scored trajectories; 450 names at most"),
     Key("trainable:{policy}", "zset", "trimmed", "closed, rewarded, unused trajectories"),
     Key("used:{policy}", "zset", "trimmed", "trajectories trained on, by time"),
     Key("labellers:{policy}", "zset", "trimmed", "who labelled anything in the past week, by time"),

@@ -11,7 +11,7 @@ from typing import Any
 
 from redis import Redis
 from redis.client import Pipeline
-from rq import Queue, Retry
+from rq import Queue, Retry, Worker
 from rq.job import Job
 from rq.serializers import JSONSerializer
 
@@ -83,6 +83,11 @@ def verdict_queue(redis: Redis, job_timeout_seconds: int) -> Queue:
         serializer=JSONSerializer,
         default_timeout=job_timeout_seconds,
     )
+
+
+def is_attended(queue: Queue) -> bool:
+    """Whether a worker lives that takes jobs from it."""
+    return any(Worker.all(queue=queue, serializer=JSONSerializer))
 
 
 def verdict_job_id(ask: str) -> str:

@@ -2,7 +2,8 @@
 
 The store adds the difference to what the same trajectory counted for before, so
 totals are right whatever is recomputed, and need no scan. A field is written
-`scope|count`; scopes are `all`, `agent:NAME` and `reward:NAME`. Names come from
+`scope|count`; scopes are `all`, `agent:NAME`, `reward:NAME`
+and `version:POLICY@N`. Names come from
 clients, so the store admits only so many of them and counts the rest as `other`.
 """
 
@@ -18,7 +19,11 @@ JUDGED = f"{FEEDBACK}judge"
 ALL = "all"
 OTHER = "other"
 MAX_CHARACTERS = 64  # of a name
-MAX_NAMES = {"agent": 64, "reward": 128}  # of one tenant; more are counted as `other`
+MAX_NAMES = {
+    "agent": 64,
+    "reward": 128,
+    "version": 256,
+}  # of one tenant; more are counted as `other`
 
 
 def tally_of(
@@ -49,11 +54,23 @@ def tally_of(
     fields[f"{ALL}|feedback"] = sum(1 for _ in votes)
     for agent in agents:
         fields |= {f"agent:{agent}|{name}": value for name, value in found.items()}
+    if final is not None:
+        for version in _versions(trajectory):
+            fields |= {f"version:{version}|count": 1, f"version:{version}|sum": final}
     for reward in rewards:
         scope = f"reward:{reward.name}"
         fields[f"{scope}|count"] = fields.get(f"{scope}|count", 0) + 1
         fields[f"{scope}|sum"] = fields.get(f"{scope}|sum", 0.0) + reward.value
     return {name: value for name, value in fields.items() if value}
+
+
+def _versions(trajectory: Trajectory) -> set[str]:
+    """The policy versions that answered in it, as `policy@version`."""
+    return {
+        f"{transition.policy}@{transition.policy_version}"
+        for transition in trajectory.transitions
+        if transition.policy is not None and transition.policy_version is not None
+    }
 
 
 def admit(tally: Mapping[str, float], name_for: Callable[[str, str], str]) -> dict[str, float]:
@@ -85,18 +102,12 @@ def by_scope(totals: Mapping[str, float]) -> dict[str, dict[str, float]]:
 
 
 def overview(totals: Mapping[str, float]) -> dict[str, Any]:
-    """Totals as they are shown: averages by reward name and agent, and how much is covered."""
+    """Totals as they are shown: averages by reward name, version and agent, and coverage."""
     scopes = by_scope(totals)
     return {
         "coverage": coverage(scopes.get(ALL, {})),
-        "rewards": {
-            scope.removeprefix("reward:"): {
-                "mean": counts.get("sum", 0.0) / counts["count"],
-                "count": int(counts["count"]),
-            }
-            for scope, counts in sorted(scopes.items())
-            if scope.startswith("reward:") and counts.get("count")
-        },
+        "rewards": _means(scopes, "reward:"),
+        "versions": _means(scopes, "version:"),
         "agents": {
             scope.removeprefix("agent:"): {
                 "trajectories": int(counts["trajectories"]),
@@ -106,6 +117,17 @@ def overview(totals: Mapping[str, float]) -> dict[str, Any]:
             for scope, counts in sorted(scopes.items())
             if scope.startswith("agent:") and counts.get("trajectories")
         },
+    }
+
+
+def _means(scopes: Mapping[str, Mapping[str, float]], kind: str) -> dict[str, dict[str, float]]:
+    return {
+        scope.removeprefix(kind): {
+            "mean": counts.get("sum", 0.0) / counts["count"],
+            "count": int(counts["count"]),
+        }
+        for scope, counts in sorted(scopes.items())
+        if scope.startswith(kind) and counts.get("count")
     }
 
 

@@ -12,12 +12,7 @@ from trajectories.settings import (
     AgentSettings,
     CustomSettings,
     JudgeSettings,
-<<<<<<< HEAD
     MetricSettings,
-    MetricSettings,
-=======
-    MetricSettings,
->>>>>>> 5482cf7 (Damage a segment where its records are)
     OtherUpstreamSettings,
     RouteSettings,
     Settings,
@@ -77,10 +72,6 @@ OTHER: dict[tuple[str, ...], tuple[str, Any]] = {
     ),
     ("archive", "format"): ("parquet", "parquet"),
     ("archive", "keep_days"): ("30", 30.0),
-    ("rewards", "metrics"): (
-        '{"solved": {"window_seconds": 60}}',
-        {"solved": MetricSettings(window_seconds=60)},
-    ),
     ("rewards", "weights"): ('{"tone": 0.5}', {"tone": 0.5}),
     ("rewards", "priority"): ("mean", "mean"),
     ("rewards", "clamp"): ("[-0.5, 1]", (-0.5, 1.0)),

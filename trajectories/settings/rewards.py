@@ -29,6 +29,13 @@ class MetricSettings(Section):
     values: dict[str, Annotated[float, Field(ge=-1, le=1)]] = Field(
         default_factory=dict, description="A string -> the reward it stands for"
     )
+    window_seconds: float = Field(
+        0,
+        ge=0,
+        le=518_400,
+        description="How long after the last call it may come: until then no round uses a"
+        " trajectory of which it was not said. Six days at most",
+    )
 
     @model_validator(mode="after")
     def _is_a_range(self) -> Self:
@@ -37,15 +44,6 @@ class MetricSettings(Section):
         if self.low is not None and self.high is not None and self.low >= self.high:
             raise ValueError("low must be below high (optimize = min turns a range round)")
         return self
-    """What is different for one metric (the name that feedback comes under)."""
-
-    window_seconds: float = Field(
-        0,
-        ge=0,
-        le=518_400,
-        description="How long after the last call it may come: until then no round uses a"
-        " trajectory of which it was not said. Six days at most",
-    )
 
 
 class RewardSettings(Section):
@@ -84,7 +82,6 @@ class RewardSettings(Section):
     )
     used_result_bonus: float = Field(
         0.1, ge=0, le=1, description="Added where `metadata.used_result` is true"
-        default_factory=dict, description="Metrics that differ, by name"
     )
     ask_share: float = Field(
         0.0,
