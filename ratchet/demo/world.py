@@ -47,6 +47,7 @@ algorithm = "{algorithm}"
 base_model_path = "{model}"
 min_trajectories = {round_size}
 min_labels = 8  # its users seldom say anything
+min_per_outcome = 4
 epochs = {epochs}
 learning_rate = {learning_rate}
 batch_size = {batch_size}
