@@ -87,7 +87,7 @@ def _show(wanted: Wanted, forgotten: Forgotten, *, is_dry: bool) -> None:
     adapters |= set(forgotten.versions)
     if adapters:
         out.print(f"trained on it, and not made to unlearn it: {', '.join(sorted(adapters))}")
-        for path in sorted({run.path for run in forgotten.runs if run.path}):
-            out.print(f"  its probe may quote some as token ids: {path}")
+        for path in sorted({run.path for run in forgotten.runs if run.path and run.is_quoted}):
+            out.print(f"  its probe.json quotes some of it as token ids: {path}")
     if not wanted.refs:
         out.print("nothing of it was found")

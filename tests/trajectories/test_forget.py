@@ -221,8 +221,9 @@ def test_kept_responses_and_what_was_set_aside_go(redis: Any, forgetting: Forget
     assert redis.exists(keys.kept_response("default", "resp_2"))
 
 
+@pytest.mark.parametrize("quoted", [[1, 2], [7]])
 def test_training_rows_go_and_the_adapters_are_named(
-    redis: Any, forgetting: Forgetting, tmp_path: Path
+    redis: Any, forgetting: Forgetting, tmp_path: Path, quoted: list[int]
 ) -> None:
     step = call("s1")
     rewarded(redis, step)
@@ -232,8 +233,13 @@ def test_training_rows_go_and_the_adapters_are_named(
     (run / "plan.json").write_bytes(
         orjson.dumps({"run_id": "run_1", "policy": "policy", "refs": [member, "default/other"]})
     )
-    (run / "run.json").write_bytes(orjson.dumps({"version": 7, "model": "policy-v7"}))
-    rows = [{"trajectory": member, "token_ids": [4, 5]}, {"trajectory": "default/other"}]
+    about = {"version": 7, "model": "policy-v7", "path": str(run)}
+    (run / "run.json").write_bytes(orjson.dumps(about))
+    rows = [
+        {"trajectory": member, "prompt_token_ids": [1, 2], "token_ids": [4, 5]},
+        {"trajectory": "default/other", "prompt_token_ids": [7], "token_ids": [8]},
+    ]
+    (run / "probe.json").write_bytes(orjson.dumps({"probes": [{"prompt_token_ids": quoted}]}))
     (run / "batch.jsonl").write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in rows))
     redis.sadd("trained:policy:8", member)
     wanted = Wanted("default", frozenset({ref_of(step)}))
@@ -241,6 +247,7 @@ def test_training_rows_go_and_the_adapters_are_named(
     assert len((run / "batch.jsonl").read_bytes().splitlines()) == 2
     done = forgetting.forget(wanted, settle_seconds=0)
     assert [(entry.policy, entry.version, entry.rows) for entry in done.runs] == [("policy", 7, 1)]
+    assert done.runs[0].is_quoted is (quoted == [1, 2])
     assert done.versions == ["policy@8"]
     assert (run / "batch.jsonl").read_bytes() == orjson.dumps(rows[1]) + b"\n"
 

@@ -13,6 +13,8 @@ from typing import Any
 
 import orjson
 
+from trajectories.resources import PROBE
+
 BATCH, PLAN, RUN = "batch.jsonl", "plan.json", "run.json"
 
 
@@ -26,6 +28,7 @@ class Trained:
     adapter: str | None  # its name in the engines
     path: str | None
     rows: int  # of its batch that were erased
+    is_quoted: bool = False  # whether the adapter's probe quotes one of them, as token ids
 
 
 def erase_rows(runs_dir: Path, members: Collection[str], *, is_dry: bool = False) -> list[Trained]:
@@ -35,7 +38,7 @@ def erase_rows(runs_dir: Path, members: Collection[str], *, is_dry: bool = False
         plan = _read(plan_path)
         if not set(members) & set(plan.get("refs", ())):
             continue
-        rows = _erase_from(plan_path.parent / BATCH, members, is_dry=is_dry)
+        prompts = _erase_from(plan_path.parent / BATCH, members, is_dry=is_dry)
         run = _read(plan_path.parent / RUN)
         found.append(
             Trained(
@@ -44,21 +47,29 @@ def erase_rows(runs_dir: Path, members: Collection[str], *, is_dry: bool = False
                 run.get("version"),
                 run.get("model"),
                 run.get("path"),
-                rows,
+                len(prompts),
+                _quotes(run.get("path"), prompts),
             )
         )
     return found
 
 
-def _erase_from(path: Path, members: Collection[str], *, is_dry: bool) -> int:
+def _quotes(adapter: str | None, prompts: list[list[int]]) -> bool:
+    probes = _read(Path(adapter) / PROBE).get("probes", ()) if adapter else ()
+    return any(probe.get("prompt_token_ids") in prompts for probe in probes)
+
+
+def _erase_from(path: Path, members: Collection[str], *, is_dry: bool) -> list[list[int]]:
+    """The prompts, as token ids, of the rows that go."""
     if not path.is_file():
-        return 0
+        return []
     kept: list[bytes] = []
-    erased = 0
+    erased: list[list[int]] = []
     with path.open("rb") as file:
         for line in file:
-            if orjson.loads(line).get("trajectory") in members:
-                erased += 1
+            row = orjson.loads(line)
+            if row.get("trajectory") in members:
+                erased.append(row.get("prompt_token_ids", []))
             else:
                 kept.append(line)
     if erased and not is_dry:
