@@ -22,6 +22,7 @@ SCORE = "workers.jobs.score_trajectory"
 GIVE_VERDICT = "workers.verdicts.jobs.give_verdict"
 CALIBRATE = "workers.verdicts.jobs.calibrate_judge"
 JOBS = frozenset({SCORE, GIVE_VERDICT, CALIBRATE})
+VERDICT_TTL_SECONDS = 7 * 86_400  # as long as a trajectory is kept
 VERDICT_QUEUE = "verdicts"  # what is slow: other people's models and programs
 QUEUE = "rewards"  # one queue a worker: with several, RQ can lose a job in between
 JOB_TIMEOUT_SECONDS = 30
@@ -101,6 +102,7 @@ def enqueue_verdict(queue: Queue, ask: str, *, pipeline: Pipeline | None = None)
         GIVE_VERDICT,
         ask,
         job_id=verdict_job_id(ask),
+        ttl=VERDICT_TTL_SECONDS,
         result_ttl=RESULT_TTL_SECONDS,
         failure_ttl=FAILURE_TTL_SECONDS,
         pipeline=pipeline,

@@ -191,6 +191,6 @@ def build_dispatcher(settings: Settings, timing: Timing | None = None) -> Dispat
         connect(settings.redis),
         connect(settings.redis, blocking_seconds=timing.block),
         label_window_seconds=settings.rewards.label_window_seconds,
-        verdicts=settings if settings.verdict_sources else None,
+        verdicts=settings,
         timing=timing,
     )

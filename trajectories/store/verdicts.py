@@ -57,6 +57,13 @@ class Verdicts(Room):
             self._redis.zadd(keys.VERDICTS, dict.fromkeys(asks, again_at), xx=True)
         return asks
 
+    def trim_verdicts(self, now: float) -> int:
+        """Drop asks that nobody takes: as old as trajectories get, or above a million."""
+        pipe = self._redis.pipeline(transaction=True)
+        pipe.zremrangebyscore(keys.VERDICTS, "-inf", now - keys.TRAJECTORY_TTL_SECONDS)
+        pipe.zremrangebyrank(keys.VERDICTS, 0, -keys.VERDICTS_KEPT - 1)
+        return sum(pipe.execute())
+
     def verdict_due(self, judge: str, ref: TrajectoryRef) -> str | None:
         """When this verdict is due, as `settle_verdict` wants it back; None: nobody asks."""
         found = self._redis.zscore(keys.VERDICTS, f"{judge} {ref}")

@@ -20,6 +20,7 @@ from workers.timing import Timer
 from workers.verdicts.limits import job_seconds
 
 ASK_SECONDS = 1.0
+TRIM_SECONDS = 3600.0
 CALIBRATION_SECONDS = float(keys.DAY)
 _WAITING = frozenset({JobStatus.QUEUED.value, JobStatus.STARTED.value})
 
@@ -33,13 +34,17 @@ class VerdictDesk:
         seconds = job_seconds(settings)
         self._queue: Queue = verdict_queue(redis, seconds)
         self._again_seconds = 2.0 * seconds
+        self._is_asking = bool(settings.verdict_sources)
         self._judges = tuple(settings.judges)
         self._ask = Timer(ASK_SECONDS)
         self._calibrate = Timer(CALIBRATION_SECONDS)
+        self._trim = Timer(TRIM_SECONDS)
 
     def ask(self) -> int:
         """Enqueue a job for every ask that is due; returns how many."""
-        if not self._ask.is_due():
+        if self._trim.is_due():
+            self._store.trim_verdicts(time())
+        if not self._is_asking or not self._ask.is_due():
             return 0
         if self._judges and self._calibrate.is_due():
             for judge in self._judges:

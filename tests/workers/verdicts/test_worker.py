@@ -25,7 +25,7 @@ from trajectories.queues import (
     verdict_job_id,
     verdict_queue,
 )
-from trajectories.settings import RedisSettings, Settings, load_settings
+from trajectories.settings import RedisSettings, Settings, WebhookSettings, load_settings
 from trajectories.store import Store, TrajectoryRef
 from workers.jobs import NotConfigured
 from workers.verdicts.budget import Budget, Purse
@@ -151,6 +151,8 @@ def test_the_jobs_run_nowhere_but_in_their_worker(job: Callable[[str], None]) ->
 def test_an_ask_gets_one_job_however_often_it_is_due(
     server: RedisServer, settings: Settings
 ) -> None:
+    hook = WebhookSettings(url="http://127.0.0.1:9", secret="s")
+    settings = settings.model_copy(update={"webhooks": {"helpful": hook}})
     with server.client() as redis:
         store = Store(redis)
         store.ask_verdicts(REF, ["helpful"], time.time())
@@ -161,6 +163,16 @@ def test_an_ask_gets_one_job_however_often_it_is_due(
         redis.delete(f"rq:queue:{VERDICT_QUEUE}")
         redis.zadd(keys.VERDICTS, {ASK: time.time()})
         assert VerdictDesk(redis, store, settings).ask() == 1, "it was lost"
+
+
+def test_asks_that_nobody_takes_do_not_pile_up(server: RedisServer, settings: Settings) -> None:
+    with server.client() as redis:
+        store = Store(redis)
+        store.ask_verdicts(REF, ["gone"], time.time() - keys.TRAJECTORY_TTL_SECONDS - 1)
+        store.ask_verdicts(REF, ["helpful"], time.time())
+        assert not settings.verdict_sources
+        assert VerdictDesk(redis, store, settings).ask() == 0
+        assert redis.zrange(keys.VERDICTS, 0, -1) == [ASK.encode()]
 
 
 def test_an_ask_that_came_during_a_verdict_is_not_taken_back(server: RedisServer) -> None:
