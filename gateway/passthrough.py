@@ -31,13 +31,16 @@ _METHODS = {
     "/v1/responses": "POST",
     "/v1/messages": "POST",
     "/v1/messages/count_tokens": "POST",
-    "/v1/feedback": "POST",
+    "/v1/feedback": "GET, POST",
+    "/v1/feedback/batch": "POST",
+    "/v1/feedback/tokens": "POST",
     "/v1/trajectories": "GET",
     "/v1/models": "GET",
     "/v1/deployments": "GET",
 }
 _METHODS_BELOW = (
-    (re.compile(r"/v1/(?:feedback|trajectories|models|deployments)/.+"), "GET"),
+    (re.compile(r"/v1/(?:trajectories|models|deployments)/.+"), "GET"),
+    (re.compile(r"/v1/feedback/(?!batch$|tokens$).+"), "GET, DELETE"),
     (re.compile(r"/v1/responses/(?!compact$|input_tokens$)[^/]+"), "GET, DELETE"),
     (re.compile(r"/v1/responses/[^/]+/input_items"), "GET"),
     (re.compile(r"/v1/responses/[^/]+/cancel"), "POST"),
