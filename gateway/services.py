@@ -6,6 +6,7 @@ from typing import Any
 
 from gateway.access import Access, Caller
 from gateway.call import Call
+from gateway.cold import ColdReads
 from gateway.dialects.asking import Asked
 from gateway.dialects.responses import input_items, input_messages
 from gateway.metrics import Metrics
@@ -51,6 +52,7 @@ class Services:
     metrics: Metrics
     recorder: Recorder
     store: Store
+    cold: ColdReads
     registry: Registry
     watcher: SnapshotWatcher
     in_flight: InFlight
@@ -166,6 +168,7 @@ def build_services(
         metrics=metrics,
         recorder=recorder,
         store=Store(redis),
+        cold=ColdReads(settings.archive_url),
         registry=registry,
         watcher=SnapshotWatcher(redis, registry, spool, in_flight=in_flight, stickiness=stickiness),
         in_flight=in_flight,

@@ -14,6 +14,7 @@ from gateway.feedback_desk import no_redis
 from gateway.services import Services
 from gateway.wire.paths import path_ids
 from trajectories.connection import RedisError
+from trajectories.errors import ArchiveError
 from trajectories.ids import TRAJECTORY_PATTERN, trajectory_id
 from trajectories.model import Trajectory
 from trajectories.store import TrajectoryRef
@@ -48,8 +49,13 @@ def _trajectory(services: Services, wanted: TrajectoryRef) -> JSONResponse:
     try:
         ref = services.store.locate(wanted) if _is_id(wanted.id) else None
         found = services.store.trajectory(ref) if ref else None
+        if found is None and _is_id(wanted.id):
+            found = services.cold.read(ref or wanted)
     except RedisError as error:
         raise no_redis() from error
+    except ArchiveError as error:
+        message = "the trajectory may be in the archive, which cannot be read now"
+        raise ApiError(503, "no_archive", message, retry_after=30) from error
     if found is None:
         message = f"there is no trajectory {wanted.id}, or it has not arrived yet"
         raise ApiError(404, "unknown_trajectory", message)

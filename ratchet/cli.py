@@ -127,6 +127,7 @@ def status(data_dir: DataDir = None) -> None:
         snapshot = _registry(redis, settings).snapshot()
         trainer = trainer_status(redis, settings.policy)
         trainable, pending = store.count_trainable(settings.policy), store.count_pending()
+        waiting = store.count_archiving()
     rewarded = counts["rewarded"]
     table = Table(show_header=False, box=None)
     table.add_row("transitions", f"{counts['transitions']:,.0f}")
@@ -136,6 +137,8 @@ def status(data_dir: DataDir = None) -> None:
     table.add_row("average reward", mean)
     table.add_row("late feedback", f"{counts['late']:,.0f} trajectories")
     table.add_row("pending feedback", f"{pending:,}")
+    failures = f", {counts['archive_failures']:,.0f} failures" if counts["archive_failures"] else ""
+    table.add_row("archived", f"{counts['archived']:,.0f}  ({waiting:,} waiting{failures})")
     table.add_row("trainable", f"{trainable:,} of {settings.trainer.min_trajectories:,} needed")
     current = snapshot.versions[snapshot.current]
     table.add_row("policy", f"{settings.policy}@{snapshot.current}  ({current.model})")

@@ -223,6 +223,7 @@ class Archiver:
         """Draft what never closed, or was never scored, and will soon be gone."""
         expiring = self._store.about_to_expire(self._pace.save_within)
         self._saved &= set(expiring)
+        self._store.hold(list(self._bad))  # and they are tried again
         for ref in expiring:
             archivable = self._store.archivable(ref) if ref not in self._saved else None
             if archivable is not None:

@@ -20,7 +20,7 @@ from trajectories.connection import Redis
 from trajectories.errors import RatchetError
 from trajectories.model import Choice, Reward, Transition
 from trajectories.settings import RedisSettings
-from trajectories.store import TrajectoryRef
+from trajectories.store import Store, TrajectoryRef
 
 runner = CliRunner()
 
@@ -189,6 +189,15 @@ def test_a_file_is_packed_by_its_name(installation: Redis, tmp_path: Path, suffi
     )
     assert len(unpack(target.read_bytes()).splitlines()) == 2
     assert not list(tmp_path.glob(".*part"))
+
+
+def test_what_identifies_people_does_not_leave_the_house(installation: Redis) -> None:
+    told = vote(1.0, trajectory="traj_hot").model_copy(update={"comment": "jo.doe@example.org"})
+    Store(installation).add_feedback(told)
+    (row,) = [
+        row for row in exported("--format", "trajectory") if row["trajectory_id"] == "traj_hot"
+    ]
+    assert [entry["comment"] for entry in row["feedback"]] == ["<EMAIL_1>"]
 
 
 def test_times_are_dates_iso_times_and_ages() -> None:

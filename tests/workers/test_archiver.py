@@ -19,8 +19,11 @@ from tests.workers.redis_server import RedisServer
 from trajectories import keys
 from trajectories.archive import Archive, Place
 from trajectories.archive.merged import scan
+from trajectories.archive.scrubbing import scrub_with
+from trajectories.errors import ScrubError
 from trajectories.lease import LeaseHeld
 from trajectories.model import Transition
+from trajectories.privacy.scrubber import Scrubber
 from trajectories.settings import ArchiveSettings, RewardSettings
 from trajectories.store import Store, TrajectoryRef
 from workers.archiver import Archiver, Pace
@@ -333,6 +336,41 @@ def test_what_may_not_be_kept_is_taken_out_before(redis: Any, tmp_path: Path) ->
     )
     (cold,) = Archive(Place(str(tmp_path))).scan()
     assert cold.trajectory.task == "scrubbed"
+
+
+def test_what_identifies_people_is_not_in_the_archive(redis: Any, tmp_path: Path) -> None:
+    steps = conversation("traj_a", 2)
+    for step in steps:
+        for message in step.request["messages"]:
+            message["content"] += " I am jo.doe@example.org."
+    store = Store(redis)
+    for step in steps:
+        store.add_transition(step)
+    told = vote(1.0, trajectory="traj_a").model_copy(update={"comment": "ask jo.doe@example.org"})
+    store.add_feedback(told)
+    rescore(store)
+    scrub = scrub_with(Scrubber(("emails",)))
+    archive_all(redis, Place(str(tmp_path)), scrub=scrub)
+    (cold,) = Archive(Place(str(tmp_path))).scan()
+    line = cold.to_line(0.0)
+    assert b"jo.doe" not in line
+    assert b"<EMAIL_1>" in line
+    assert cold.feedback[0].comment == "ask <EMAIL_1>"
+
+
+def test_what_cannot_be_scrubbed_is_not_archived_and_not_lost(
+    redis: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = record(redis)
+
+    def broken(found: Any) -> Any:
+        raise ScrubError("the finder failed")
+
+    archive_all(redis, Place(str(tmp_path)), scrub=broken)
+    assert list(Archive(Place(str(tmp_path))).scan()) == []
+    assert store.count_archiving() == 1
+    assert store.counts()["archive_failures"] == 1
+    assert "could not be archived" in caplog.text
 
 
 def test_hot_and_cold_are_read_as_one(tmp_path: Path) -> None:

@@ -103,17 +103,22 @@ class Archiving(Scoring):
 
     def about_to_expire(self, within_seconds: float) -> list[TrajectoryRef]:
         """Trajectories that never closed, or were never scored, and expire this soon."""
-        names = {
-            bytes(member)
-            for key in (keys.OPEN, keys.SCORING)
-            for member, _ in self._redis.zscan_iter(key, count=1000)
-        }
-        refs = [TrajectoryRef.parse(name) for name in sorted(names)]
-        pipe = self._redis.pipeline(transaction=False)
-        for ref in refs:
-            pipe.ttl(keys.trajectory(ref.tenant, ref.id))
-        limits = pipe.execute() if refs else []
-        return [ref for ref, ttl in zip(refs, limits, strict=True) if 0 <= ttl < within_seconds]
+        found: set[TrajectoryRef] = set()
+        for key in (keys.OPEN, keys.SCORING):
+            cursor = 0
+            while True:
+                cursor, members = self._redis.zscan(key, cursor, count=1000)
+                refs = [TrajectoryRef.parse(member) for member, _ in members]
+                pipe = self._redis.pipeline(transaction=False)
+                for ref in refs:
+                    pipe.ttl(keys.trajectory(ref.tenant, ref.id))
+                limits = pipe.execute() if refs else []
+                found.update(
+                    ref for ref, ttl in zip(refs, limits, strict=True) if 0 <= ttl < within_seconds
+                )
+                if cursor == 0:
+                    break
+        return sorted(found, key=str)
 
     def hold(self, refs: Sequence[TrajectoryRef]) -> None:
         """Keep trajectories for a whole time to live more: the archive cannot take them now."""

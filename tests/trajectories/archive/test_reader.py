@@ -165,6 +165,17 @@ def test_what_others_write_is_seen_and_what_is_no_manifest_is_an_error(local: Pl
         names(archive)
 
 
+def test_a_segment_that_was_written_anew_meanwhile_is_no_damage(local: Place) -> None:
+    write(local, archived())
+    archive = Archive(local, look_seconds=float("inf"))
+    ref = TrajectoryRef("default", "traj_a")
+    assert archive.read(ref) is not None
+    for file in Path(local.root).rglob("segment-*"):
+        file.unlink()
+    write(local, archived(), fence=2)
+    assert archive.read(ref) == archived()
+
+
 def test_an_index_finds_the_highest_edition_and_its_ends() -> None:
     digests = (0, 5, 2**64 - 1)
     entries = [Entry(digest, edition, edition * 10) for digest in digests for edition in (2, 1)]

@@ -2,7 +2,7 @@
 
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.trajectories.archive.records import archived, conversation
@@ -31,6 +31,7 @@ REQUESTS = st.dictionaries(st.sampled_from(["messages", "tools", "input", "model
 IDS = st.lists(st.integers(0, 3), max_size=40).map(tuple)
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a busy machine
 @given(st.lists(st.tuples(REQUESTS, IDS), max_size=5))
 def test_what_is_packed_comes_back_to_the_byte(calls: list[tuple[dict, tuple]]) -> None:
     steps = [
