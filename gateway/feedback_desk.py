@@ -155,6 +155,7 @@ class Desk:
         self, body: FeedbackBody, caller: Caller, path_session: str | None, now: float
     ) -> list[Feedback]:
         redactor = self.services.redactor
+        self._check_source(body)
         if body.output_text is not None:  # as the answer that is looked for was recorded
             body = body.model_copy(update={"output_text": redactor.text(body.output_text)})
         records = to_records(
@@ -168,6 +169,15 @@ class Desk:
             now=now,
         )
         return [feedback_without_secrets(record, redactor) for record in records]
+
+    def _check_source(self, body: FeedbackBody) -> None:
+        """Nobody speaks for what gives verdicts here: its votes are never capped."""
+        source = body.source
+        if source is not None and source.id in self.services.settings.verdict_sources:
+            message = (
+                f"{source.id} is the name of a judge, webhook or custom reward of this gateway"
+            )
+            raise invalid("source", f"{message}: call yourself something else")
 
     def _earlier(self, vote: Feedback) -> dict[str, Any] | None:
         """The first answer, where this id was used before; raises 422 for another body."""

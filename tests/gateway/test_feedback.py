@@ -23,7 +23,7 @@ from trajectories import keys
 from trajectories.connection import Redis
 from trajectories.ids import trajectory_id
 from trajectories.model import Feedback, Retraction
-from trajectories.settings import RewardSettings
+from trajectories.settings import JudgeSettings, RewardSettings
 from trajectories.standing import standing_votes
 from trajectories.store import TrajectoryRef
 
@@ -558,3 +558,13 @@ def test_feedback_needs_no_more_than_a_line() -> None:
         parse_feedback(b"{}")
     (vote,) = records_of(parse_feedback(b'{"session_id":"s1","value":1}'))
     assert vote.reward == 1.0
+
+
+def test_nobody_speaks_for_a_judge_of_the_gateway(start: Callable[..., Running]) -> None:
+    judge = JudgeSettings(model="policy", url="http://127.0.0.1:9/v1")
+    client = start(judges={"careful": judge}).client
+    said = {"session_id": "s1", "value": 1, "source": {"type": "judge", "id": "careful"}}
+    refused = client.post("/v1/feedback", json=said)
+    assert (refused.status_code, refused.json()["error"]["param"]) == (422, "source")
+    said["source"] = {"type": "judge", "id": "somebody-else"}
+    assert client.post("/v1/feedback", json=said).status_code == 202
