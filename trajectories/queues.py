@@ -6,7 +6,7 @@ that is not in `JOBS`, every bound method and every callback. A job carries an
 id and nothing else; whoever runs it reads the rest from the store.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from redis import Redis
@@ -19,9 +19,10 @@ from trajectories.errors import RatchetError
 from trajectories.ids import derived_id
 
 SCORE = "workers.jobs.score_trajectory"
+SCORE_MANY = "workers.jobs.score_trajectories"
 GIVE_VERDICT = "workers.verdicts.jobs.give_verdict"
 CALIBRATE = "workers.verdicts.jobs.calibrate_judge"
-JOBS = frozenset({SCORE, GIVE_VERDICT, CALIBRATE})
+JOBS = frozenset({SCORE, SCORE_MANY, GIVE_VERDICT, CALIBRATE})
 VERDICT_TTL_SECONDS = 7 * 86_400  # as long as a trajectory is kept
 VERDICT_QUEUE = "verdicts"  # what is slow: other people's models and programs
 QUEUE = "rewards"  # one queue a worker: with several, RQ can lose a job in between
@@ -123,6 +124,21 @@ def enqueue_calibration(queue: Queue, judge: str) -> None:
 def scoring_job_id(trajectory_ref: str) -> str:
     """The one job id of a trajectory: asking twice while it waits is asking once."""
     return derived_id("score", trajectory_ref)
+
+
+def enqueue_scorings(
+    queue: Queue, trajectory_refs: Sequence[str], *, pipeline: Pipeline | None = None
+) -> None:
+    """Ask for the rewards of many trajectories in one job: a job costs more than a scoring."""
+    queue.enqueue(
+        SCORE_MANY,
+        *trajectory_refs,
+        job_id=derived_id("scores", *trajectory_refs),
+        retry=Retry(max=3),
+        result_ttl=RESULT_TTL_SECONDS,
+        failure_ttl=FAILURE_TTL_SECONDS,
+        pipeline=pipeline,
+    )
 
 
 def enqueue_scoring(queue: Queue, trajectory_ref: str, *, pipeline: Pipeline | None = None) -> None:

@@ -23,6 +23,7 @@ from trajectories.privacy.tombstones import Tombstones, when
 from trajectories.queues import reward_queue
 from trajectories.settings import Settings
 from trajectories.store import Store
+from workers.dictionaries import Dictionaries
 from workers.linker import Linker
 from workers.reconciler import Reconciler
 from workers.timing import Timer, Timing
@@ -48,6 +49,7 @@ class Dispatcher:
         self._redis: Any = redis
         self._store = Store(redis)
         self._linker = Linker(self._store)
+        self._dictionaries = Dictionaries(self._store)
         self._traffic = Traffic(redis, blocking)
         self._tombstones = Tombstones(redis)
         queue = reward_queue(redis, timing.job_timeout)
@@ -60,6 +62,7 @@ class Dispatcher:
         self._trim = Timer(timing.trim_every)
         self._close = Timer(timing.close_every)
         self._expire = Timer(timing.expire_every)
+        self._learn = Timer(timing.learn_every)
         self._is_well = True
 
     def run(self, stop: Event) -> None:
@@ -101,6 +104,8 @@ class Dispatcher:
             self._desk.ask()
         if self._trim.is_due():
             self._traffic.trim()
+        if self._learn.is_due():
+            self._dictionaries.look()
         if self._expire.is_due():
             self._store.expire_pending(time())
             if missed := self._store.expire_archiving(time()):

@@ -6,22 +6,30 @@ current revision. RQ calls a function by its name, so what the function needs
 (settings) is handed to this module once, by `worker.py`, before the first job.
 """
 
+import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Self
 
+from redis import Redis
+from redis.exceptions import RedisError
 from rq import get_current_job
+from rq.job import Job
+from rq.timeouts import BaseTimeoutException
 
 from trajectories.account import account_of
 from trajectories.composition import Composition, Outcome, compose
-from trajectories.errors import RatchetError
+from trajectories.errors import RatchetError, RecordError
 from trajectories.model import Reward, Trajectory
+from trajectories.queues import enqueue_scoring, reward_queue
 from trajectories.settings import AgentSettings, RewardSettings
 from trajectories.store import Scorable, Store, TrajectoryRef
 from workers.rewards.air import AirRules, air_rewards, air_rules
 from workers.rewards.feedback import feedback_rewards
 from workers.verdicts.roster import Roster
+
+log = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 20  # a trajectory that changes this often while it is scored is asked for again
 
@@ -129,10 +137,41 @@ def use_scorer(scorer: Scorer) -> None:
 
 def score_trajectory(trajectory_ref: str) -> None:
     """The job. Does nothing when the trajectory was scored since it was asked for."""
-    job = get_current_job()
-    if job is None or not _scorers:
-        raise NotConfigured("score_trajectory runs as a job of `python -m workers worker` only")
-    store = Store(job.connection)
+    scorer, store, _ = _at_work("score_trajectory")
     ref = TrajectoryRef.parse(trajectory_ref)
     if store.is_waiting_for_scoring(ref):
-        _scorers[0].score(store, ref)
+        scorer.score(store, ref)
+
+
+def score_trajectories(*trajectory_refs: str) -> None:
+    """The job for many, read at once. One that fails, or takes too long, gets a job of its own."""
+    scorer, store, job = _at_work("score_trajectories")
+    refs = store.still_waiting([TrajectoryRef.parse(name) for name in trajectory_refs])
+    left = dict.fromkeys(refs)
+    queue = reward_queue(job.connection)
+    try:
+        for ref, scorable in zip(refs, store.scorables(refs), strict=True):
+            try:
+                if scorable is None or not scorer._put(store, ref, scorable):
+                    scorer.score(store, ref)
+            except (RedisError, BaseTimeoutException):
+                raise
+            except Exception:  # one trajectory must not stop the others
+                log.exception("scoring failed, tried by itself", extra={"ref": str(ref)})
+                enqueue_scoring(queue, str(ref))
+            del left[ref]
+    except (RecordError, BaseTimeoutException):
+        for ref in left:
+            enqueue_scoring(queue, str(ref))
+
+
+def _at_work(name: str) -> tuple[Scorer, Store, Job]:
+    job = get_current_job()
+    if job is None or not _scorers:
+        raise NotConfigured(f"{name} runs as a job of `python -m workers worker` only")
+    if not _stores or _stores[0][0] is not job.connection:
+        _stores[:] = [(job.connection, Store(job.connection))]
+    return _scorers[0], _stores[0][1], job
+
+
+_stores: list[tuple[Redis, Store]] = []  # it knows its dictionaries

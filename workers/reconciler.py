@@ -18,12 +18,15 @@ from rq import Queue
 from rq.job import JobStatus
 
 from trajectories import keys
-from trajectories.queues import enqueue_scoring, scoring_job_id
+from trajectories.queues import enqueue_scoring, enqueue_scorings, scoring_job_id
 from trajectories.store import Store, TrajectoryRef
 from workers.timing import Timing
 
 log = logging.getLogger(__name__)
 
+FEW = 8  # trajectories with a job each
+IN_ONE_JOB = 50
+MOST_JOBS = 40  # in the queue
 _WAITING = frozenset({JobStatus.QUEUED.value, JobStatus.STARTED.value})
 
 
@@ -37,13 +40,21 @@ class Reconciler:
         self._timing = timing
 
     def ask(self) -> int:
-        """Enqueue one job for every trajectory whose scoring is due; returns how many."""
+        """Ask for every trajectory whose scoring is due; returns for how many.
+
+        A few get a job each, of which RQ knows whether it is alive; many share jobs.
+        No more is asked for than workers can take before it is asked for again.
+        """
         now = time()
+        if self._queue.count >= MOST_JOBS:
+            return 0
         refs = self._store.claim_scoring(
             now - self._timing.debounce, now - self._timing.debounce + self._timing.ask_again
         )
         if not refs:
             return 0
+        if len(refs) > FEW:
+            return self._ask_many(refs)
         states = self._states(refs)
         waiting = self._alive() if _WAITING & set(states) else set()
         missing = []
@@ -61,6 +72,14 @@ class Reconciler:
                 enqueue_scoring(self._queue, str(ref), pipeline=pipe)
             pipe.execute()
         return len(missing)
+
+    def _ask_many(self, refs: Sequence[TrajectoryRef]) -> int:
+        pipe = self._redis.pipeline(transaction=True)
+        for first in range(0, len(refs), IN_ONE_JOB):
+            names = [str(ref) for ref in refs[first : first + IN_ONE_JOB]]
+            enqueue_scorings(self._queue, names, pipeline=pipe)
+        pipe.execute()
+        return len(refs)
 
     def _states(self, refs: Sequence[TrajectoryRef]) -> list[str | None]:
         """What RQ last knew of each trajectory's job; None when it has none (the usual case)."""

@@ -17,12 +17,13 @@ from benchmarks.gateway_bench.table import (
     verdict_cells,
 )
 
-SECTIONS = ("gateways", "soak", "idle")
+SECTIONS = ("gateways", "soak", "idle", "store", "ingest")
 SKELETON = """\
 # Benchmarks
 
-What the gateway costs, beside others and by itself. Every figure on this page was written here by
-`benchmarks/gateway.py`; run it yourself with `make benchmark-gateway`.
+What the gateway and the store cost. Every figure on this page was written here by a program,
+each of which owns a section: `benchmarks/gateway.py` (`make benchmark-gateway`),
+`benchmarks/store.py --write` and `benchmarks/ingest.py --write`.
 
 ## Gateways side by side
 
@@ -72,6 +73,25 @@ Not measured yet: `python benchmarks/gateway.py --soak`.
 <!-- begin idle -->
 Not measured yet: `python benchmarks/gateway.py --idle-streams 1000 --seconds 60`.
 <!-- end idle -->
+
+## Memory of a transition in Redis
+
+<!-- begin store -->
+Not measured yet: `python benchmarks/store.py --write`.
+<!-- end store -->
+
+Conversations of 20 turns with a system prompt of 2 KB; each record says the whole conversation so
+far. **Redis, bytes** is the growth of `used_memory` by all that the dispatcher and the reward job
+write, divided by the transitions. The layout **JSON** is that of before: one JSON for each
+transition, and a key for each thing it is known by, without rewards. Text is cut from the
+docstrings of Python's library, so that no two messages are the same; the client sends an answer
+back without what the engine left empty in it.
+
+## From the spool to a reward
+
+<!-- begin ingest -->
+Not measured yet: `python benchmarks/ingest.py --write`.
+<!-- end ingest -->
 """
 
 

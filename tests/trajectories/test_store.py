@@ -194,8 +194,8 @@ def test_rewards_of_an_older_revision_are_refused(store: Store) -> None:
 
 def test_a_change_while_a_trajectory_is_read_is_not_taken_for_read(redis: Any) -> None:
     class Interrupted(Store):
-        def trajectory(self, ref: TrajectoryRef) -> Any:
-            found = super().trajectory(ref)
+        def trajectories(self, refs: Any) -> Any:
+            found = super().trajectories(refs)
             Store(redis).add_feedback(vote(1.0, response=ONE))
             return found
 

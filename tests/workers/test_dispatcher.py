@@ -16,7 +16,7 @@ from trajectories.queues import reward_queue, scoring_job_id
 from trajectories.settings import Settings
 from trajectories.store import Store
 from workers.dispatcher import Dispatcher, build_dispatcher
-from workers.reconciler import Reconciler
+from workers.reconciler import FEW, IN_ONE_JOB, Reconciler
 from workers.timing import Timing
 from workers.traffic import Traffic
 
@@ -174,3 +174,17 @@ class _StopAfter(Event):
     def is_set(self) -> bool:
         self._turns -= 1
         return self._turns < 0
+
+
+def test_many_that_are_due_share_jobs_and_no_more_are_asked_for_than_can_be_done(
+    client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workers.reconciler.MOST_JOBS", 2)
+    store = Store(client)
+    count = IN_ONE_JOB + FEW
+    for number in range(count):
+        store.add_transition(transition(0, trajectory=f"traj_{number}"))
+    asks = reconciler(client, ask_again=-1.0)
+    assert asks.ask() == count
+    assert reward_queue(client).count == 2
+    assert asks.ask() == 0

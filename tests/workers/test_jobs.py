@@ -20,6 +20,7 @@ from trajectories.queues import (
     ForbiddenJob,
     SafeJob,
     enqueue_scoring,
+    enqueue_scorings,
     reward_queue,
     scoring_job_id,
 )
@@ -184,3 +185,46 @@ def test_a_job_with_webhooks_calls_nobody(redis: Any) -> None:
     job = SafeJob("j", connection=redis)
     job.webhooks = [object()]  # anything in it would raise when it was looked at
     job.send_webhooks(JobStatus.FINISHED)
+
+
+@pytest.mark.usefixtures("signals")
+def test_many_are_scored_in_one_job_and_one_that_fails_stops_no_other(settings: Settings) -> None:
+    class Crooked(Scorer):
+        def _put(self, store: Store, ref: TrajectoryRef, scorable: Scorable) -> bool:
+            if ref.id == "traj_3":
+                raise ValueError("no")
+            return super()._put(store, ref, scorable)
+
+    redis = connect(settings.redis)
+    store = Store(redis)
+    refs = [TrajectoryRef("default", f"traj_{number}") for number in range(6)]
+    for ref in refs:
+        store.add_transition(transition(0, trajectory=ref.id, content="a"))
+        store.add_feedback(vote(1.0, trajectory=ref.id))
+    gone = TrajectoryRef("default", "traj_gone")
+    queue = reward_queue(redis)
+    enqueue_scorings(queue, [str(ref) for ref in [*refs, gone]])
+    assert queue.count == 1
+    run_worker(settings, Event(), scorer=Crooked.from_settings(RewardSettings()), is_burst=True)
+    rewards = [found.reward if (found := store.trajectory(ref)) else None for ref in refs]
+    assert rewards == [1.0, 1.0, 1.0, None, 1.0, 1.0]
+    assert SafeJob.fetch(
+        scoring_job_id(str(refs[3])), redis
+    ).get_status() == JobStatus.SCHEDULED or (
+        SafeJob.fetch(scoring_job_id(str(refs[3])), redis).is_failed
+    )
+    assert store.is_waiting_for_scoring(refs[3])
+
+
+@pytest.mark.usefixtures("signals")
+def test_one_that_cannot_be_read_stops_no_other(settings: Settings) -> None:
+    redis = connect(settings.redis)
+    store = Store(redis)
+    refs = [TrajectoryRef("default", f"traj_{number}") for number in range(3)]
+    for ref in refs:
+        store.add_transition(transition(0, trajectory=ref.id, content="a"))
+        store.add_feedback(vote(1.0, trajectory=ref.id))
+    redis.hset(keys.transitions_of("default", "traj_1"), "broken", b"broken")
+    enqueue_scorings(reward_queue(redis), [str(ref) for ref in refs])
+    work(settings)
+    assert [store.is_waiting_for_scoring(ref) for ref in refs] == [False, True, False]

@@ -22,7 +22,7 @@ _CURRENT = b"current"
 
 def message_name(digest: bytes) -> str:
     """How a content's key ends."""
-    return urlsafe_b64encode(digest).decode().rstrip("=")
+    return urlsafe_b64encode(digest).decode()
 
 
 class Contents(Room):

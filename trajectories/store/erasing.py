@@ -18,7 +18,9 @@ from trajectories.store.verdicts import Verdicts
 from trajectories.store.votes import Votes
 
 _PAGE = 500
-_LEAVING_SECONDS = 900  # a content that may have to go is told by so short a life
+# What may have to go is told by a shorter life. Not by much: whoever is killed in between
+# must not have taken anything from those who share it.
+_LEAVING_SECONDS = keys.MESSAGE_TTL_SECONDS - 3600
 
 
 @dataclass(slots=True)

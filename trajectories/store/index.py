@@ -70,7 +70,8 @@ class Noted:
 
 
 # An entry's value is its time and its member. All values under one digest are numbered by the
-# last byte of their fields. An erased one keeps its field, with an empty member.
+# last byte of their fields. An erased one keeps its field, with an empty member. There are fewer
+# buckets for what lives an hour.
 NOTE = """
 local function when(value)
   local total = 0
@@ -79,7 +80,8 @@ local function when(value)
 end
 local function bucket(prefix, digest)
   local high, low = string.byte(digest, 1, 2)
-  return prefix .. string.format('%03x', (high * 256 + low) % 4096)
+  local buckets = string.find(prefix, '^index:[^:]*:h') and 256 or 4096
+  return prefix .. string.format('%x', (high * 256 + low) % buckets)
 end
 local function look_up(prefix, digest)
   return redis.call('HGET', bucket(prefix, digest), string.sub(digest, 3) .. '\\0')
@@ -113,17 +115,18 @@ for n = 1, #ARGV, 4 do note(ARGV[n], ARGV[n + 1], ARGV[n + 2], ARGV[n + 3]) end
 
 # ARGV: prefixes of the two slices, then all digests as one string. Replies with pairs of a
 # digest's number and a value.
-_FIND = Script("""
+_FIND = Script(
+    NOTE
+    + """
 local found = {}
 local digests = ARGV[3]
 for number = 0, #digests / 10 - 1 do
-  local first = number * 10 + 1
-  local high, low = string.byte(digests, first, first + 1)
-  local bucket = string.format('%03x', (high * 256 + low) % 4096)
-  local field = string.sub(digests, first + 2, first + 9)
+  local digest = string.sub(digests, number * 10 + 1, number * 10 + 10)
+  local field = string.sub(digest, 3)
   for slice = 1, 2 do
+    local key = bucket(ARGV[slice], digest)
     for n = 0, 63 do
-      local value = redis.call('HGET', ARGV[slice] .. bucket, field .. string.char(n))
+      local value = redis.call('HGET', key, field .. string.char(n))
       if not value then break end
       if #value > 7 then
         found[#found + 1] = number
@@ -133,7 +136,8 @@ for number = 0, #digests / 10 - 1 do
   end
 end
 return found
-""")
+"""
+)
 
 _ERASE = """
 local all = redis.call('HGETALL', KEYS[1])

@@ -19,6 +19,7 @@ from trajectories.ids import trajectory_id
 from trajectories.model import Transition
 from trajectories.names import TRAJECTORY, indexed_names, name_digest, names_of_transition
 from trajectories.store.adding import ADD
+from trajectories.store.compression import Dictionary
 from trajectories.store.contents import message_name
 from trajectories.store.index import LIVES, Entry, noting, read_member, slices
 from trajectories.store.packed import Parts
@@ -82,6 +83,11 @@ class Intake(Votes):
                 known_as = dict.fromkeys([*_stored_under(addition, reply), *addition.known_as])
                 self._join_pending(addition.transition, known_as)
         return [reply[0] == _STORED for reply in replies]
+
+    def use_dictionary(self, tenant: str, dictionary: Dictionary) -> None:
+        """Compress what this tenant writes with a new dictionary, everywhere, from now on."""
+        self.put_dictionary(tenant, dictionary, is_current=True)
+        self._packer(tenant).dictionary = dictionary
 
     def forget_written(self) -> None:
         """Redis may have lost what was written: send everything again."""

@@ -8,18 +8,17 @@ and nothing that is referred to expires before what refers to it.
 
 from trajectories import keys
 
-# How a content's key is called after its digest: base64, without padding, fit for URLs.
+# How a content's key is called after its digest: base64, fit for URLs.
 NAMES = """
 local LETTERS = 'ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_'
 local function letter(n) return string.sub(LETTERS, n + 1, n + 1) end
 local function named(digest)
   local out = {}
-  for n = 1, 16, 3 do
+  for n = 1, 12, 3 do
     local a, b, c = string.byte(digest, n, n + 2)
-    local all = a * 65536 + (b or 0) * 256 + (c or 0)
+    local all = a * 65536 + b * 256 + c
     out[#out + 1] = letter(math.floor(all / 262144)) .. letter(math.floor(all / 4096) % 64)
-    if b then out[#out + 1] = letter(math.floor(all / 64) % 64) end
-    if c then out[#out + 1] = letter(all % 64) end
+    out[#out + 1] = letter(math.floor(all / 64) % 64) .. letter(all % 64)
   end
   return table.concat(out)
 end
@@ -27,7 +26,7 @@ local function each_digest(transitions, visit)
   for _, value in ipairs(redis.call('HVALS', transitions)) do
     local from = string.byte(value, 2) + 3
     local count = string.byte(value, from) + 256 * string.byte(value, from + 1)
-    for n = 0, count - 1 do visit(string.sub(value, from + 2 + 16 * n, from + 17 + 16 * n)) end
+    for n = 0, count - 1 do visit(string.sub(value, from + 2 + 12 * n, from + 13 + 12 * n)) end
   end
 end
 """

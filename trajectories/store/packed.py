@@ -7,7 +7,7 @@ holds only the fields that differ, the messages that were added and the token
 ids that follow. Pure: neither Redis nor compression. The bytes are kept
 exactly: `Transition.to_json()` is the same before and after.
 
-    version u8 | length of base u8 | base | references u16 | 16 bytes each | frames
+    version u8 | length of base u8 | base | references u16 | 12 bytes each | frames
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,7 +23,7 @@ from trajectories.model import Choice, Transition
 from trajectories.store.tokens import NOTHING, Tokens, tokens_of
 
 VERSION = 1
-DIGEST_BYTES = 16
+DIGEST_BYTES = 12  # keyed, so nobody can look for two alike
 LEAST_CONTENT = 96  # bytes; a key of its own for less takes more than it saves
 LEAST_PART = 256  # bytes of a field of a request
 _APART = frozenset({"id", "tenant", "trajectory_id", "prompt_token_ids", "choices"})
@@ -61,15 +61,17 @@ class Base:
     fields: Mapping[str, bytes]
     messages: tuple[bytes, ...]  # digests
     large: Mapping[str, bytes]
+    answers: Mapping[bytes, int]  # digest of a content -> which choice said it, with nothing empty
     context: Any  # array of token ids
 
     @classmethod
-    def of(cls, parts: Parts) -> "Base":
+    def of(cls, parts: Parts, answers: Mapping[bytes, int]) -> "Base":
         return cls(
             parts.id,
             parts.fields,
             tuple(piece.digest for piece in parts.messages or ()),
             {name: piece.digest for name, piece in parts.large.items()},
+            answers,
             parts.tokens.context,
         )
 
@@ -94,14 +96,27 @@ class Referred:
     """The contents that one transition refers to, each once, in order."""
 
     secret: bytes
+    said_before: Mapping[bytes, int] = field(default_factory=dict)  # by its base
     raw: dict[bytes, bytes] = field(default_factory=dict)  # digest -> JSON
+    answers: dict[bytes, int] = field(default_factory=dict)
     _places: dict[bytes, int] = field(default_factory=dict)
 
     def add(self, raw: bytes) -> int:
+        """Its place; below zero: -1 for what the first choice of the base said."""
         digest = digest_of(raw, self.secret)
+        if digest in self.said_before:
+            return -1 - self.said_before[digest]
         place = self._places.setdefault(digest, len(self._places))
         self.raw[digest] = raw
         return place
+
+    def add_answer(self, raw: bytes, choice: int) -> Any:
+        """The entry of an answer, which the next turn should say again."""
+        entry = _entry(raw, self)
+        place = entry if isinstance(entry, int) else entry[0] if len(entry) == 2 else -1
+        if place >= 0:
+            self.answers.setdefault(list(self._places)[place], choice)
+        return entry
 
 
 def digest_of(raw: bytes, secret: bytes) -> bytes:
@@ -169,7 +184,10 @@ def layout_of(parts: Parts, base: Base | None, contents: Referred) -> bytes:
             name: None if known.get(name) == piece.digest else contents.add(piece.raw)
             for name, piece in parts.large.items()
         },
-        [[orjson.Fragment(rest), _entry(raw, contents)] for rest, raw in parts.answers],
+        [
+            [orjson.Fragment(rest), contents.add_answer(raw, choice)]
+            for choice, (rest, raw) in enumerate(parts.answers)
+        ],
         {
             name: orjson.Fragment(raw)
             for name, raw in parts.fields.items()
@@ -254,31 +272,38 @@ def resolve(
     try:
         shared, added, large, answers, fields = orjson.loads(layout)
         known = base.messages or () if base else ()
+        said = [entry[0] for _, entry in base.answers] if base else []
+        earlier = base.large if base else {}
         messages = None
         if shared is not None:
             if shared > len(known):
                 raise RecordError("its base is shorter than what it takes from there")
-            messages = (*known[:shared], *(_place(entry, digests) for entry in added))
+            messages = (*known[:shared], *(_place(entry, digests, said) for entry in added))
         return Resolved(
             {**(base.fields if base else {}), **fields},
             messages,
             {
-                name: (base.large[name] if base else b"") if place is None else digests[place]
+                name: earlier[name] if place is None else _digest(place, digests, said)
                 for name, place in large.items()
             },
-            tuple((rest, _place(entry, digests)) for rest, entry in answers),
+            tuple((rest, _place(entry, digests, said)) for rest, entry in answers),
             NOTHING if tokens is None else tokens,
         )
     except (orjson.JSONDecodeError, ValueError, KeyError, IndexError, TypeError) as error:
         raise RecordError(f"a stored transition cannot be read: {error}") from error
 
 
-def _place(entry: Any, digests: Sequence[bytes]) -> tuple[bytes, Any]:
+def _place(entry: Any, digests: Sequence[bytes], said: Sequence[bytes]) -> tuple[bytes, Any]:
     if isinstance(entry, int):
-        return digests[entry], ()
+        return _digest(entry, digests, said), ()
     if len(entry) == 1:
         return b"", entry[0]
-    return digests[entry[0]], tuple((at, name, value) for at, name, value in entry[1])
+    gaps = tuple((at, name, value) for at, name, value in entry[1])
+    return _digest(entry[0], digests, said), gaps
+
+
+def _digest(place: int, digests: Sequence[bytes], said: Sequence[bytes]) -> bytes:
+    return digests[place] if place >= 0 else said[-1 - place]
 
 
 def put_together(

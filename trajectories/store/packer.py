@@ -9,6 +9,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from trajectories.errors import RecordError
 from trajectories.model import Transition
 from trajectories.store.compression import Compression, Dictionary
 from trajectories.store.packed import (
@@ -26,7 +27,6 @@ from trajectories.store.tokens import pack_tokens
 BASES_BYTES = 64 * 1024 * 1024
 BASES_OF_ONE = 4  # agents of one trajectory take turns, each with a conversation of its own
 KNOWN_CONTENTS = 100_000
-_LENGTH_BYTES = 4
 
 Observer = Callable[[str, str, bytes], None]  # tenant, trajectory, what was new in it
 
@@ -68,10 +68,10 @@ class Packer:
     ) -> Written:
         """What to write of a transition; with `is_whole` nothing is left out."""
         base = None if is_whole else self._base(trajectory, parts)
-        contents = Referred(self._secret)
+        contents = Referred(self._secret, base.answers if base else {})
         layout = layout_of(parts, base, contents)
         frame = self._compression.compress(layout, self.dictionary)
-        frames = len(frame).to_bytes(_LENGTH_BYTES, "little") + frame
+        frames = _length(len(frame)) + frame
         if not parts.tokens.is_empty:
             before = base.context if base else parts.tokens.prompt[:0]
             frames += self._compression.compress(pack_tokens(parts.tokens, before), None)
@@ -84,7 +84,7 @@ class Packer:
                 self.observe(tenant, trajectory, raw)
         if self.observe is not None:
             self.observe(tenant, trajectory, layout)
-        self._remember(trajectory, parts)
+        self._remember(trajectory, Base.of(parts, contents.answers))
         return Written(header_of(name, list(contents.raw)) + frames, name, values, self.dictionary)
 
     def _content(self, digest: bytes, raw: bytes) -> bytes:
@@ -100,12 +100,11 @@ class Packer:
             return None
         return max(reversed(bases), key=lambda base: base.shared(parts))
 
-    def _remember(self, trajectory: str, parts: Parts) -> None:
+    def _remember(self, trajectory: str, added: Base) -> None:
         bases = self._bases.setdefault(trajectory, [])
         self._bases.move_to_end(trajectory)
-        bases[:] = [base for base in bases if base.id != parts.id]
+        bases[:] = [base for base in bases if base.id != added.id]
         before = sum(base.size for base in bases)
-        added = Base.of(parts)
         # What it goes on with is not gone on with again, but for a retry of the same call.
         if len(bases) >= BASES_OF_ONE:
             del bases[0]
@@ -118,6 +117,23 @@ class Packer:
 
 def split_frames(packed: Packed) -> tuple[bytes, bytes]:
     """The frames of a stored transition: layout, and tokens (empty: none)."""
-    length = int.from_bytes(packed.frames[:_LENGTH_BYTES], "little")
-    middle = _LENGTH_BYTES + length
-    return packed.frames[_LENGTH_BYTES:middle], packed.frames[middle:]
+    length = at = 0
+    while True:
+        byte = packed.frames[at : at + 1]
+        if not byte:
+            raise RecordError("a stored transition is cut off")
+        length |= (byte[0] & 127) << 7 * at
+        at += 1
+        if byte[0] < 128:
+            break
+    return packed.frames[at : at + length], packed.frames[at + length :]
+
+
+def _length(number: int) -> bytes:
+    """Seven bits to a byte, the lowest first."""
+    found = bytearray()
+    while number >= 128:
+        found.append(number & 127 | 128)
+        number >>= 7
+    found.append(number)
+    return bytes(found)

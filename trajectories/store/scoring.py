@@ -5,7 +5,7 @@ leaves `scoring` only when rewards were computed from that very revision.
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -70,17 +70,35 @@ class Scoring(Reading):
         """Ask no more for the rewards of a trajectory that is gone."""
         self._redis.zrem(keys.SCORING, str(ref))
 
+    def still_waiting(self, refs: Sequence[TrajectoryRef]) -> list[TrajectoryRef]:
+        """Those of them of which anything changed since their rewards were computed."""
+        pipe = self._redis.pipeline(transaction=False)
+        for ref in refs:
+            pipe.zscore(keys.SCORING, str(ref))
+        found = pipe.execute() if refs else []
+        return [ref for ref, due_at in zip(refs, found, strict=True) if due_at is not None]
+
     def scorable(self, ref: TrajectoryRef) -> Scorable | None:
         """A trajectory with its votes, or None when it is gone."""
+        return self.scorables([ref])[0]
+
+    def scorables(self, refs: Sequence[TrajectoryRef]) -> list[Scorable | None]:
+        """Several at once, in four round trips; raises RecordError when one cannot be read."""
         # First the revision: what is read after it may be newer, and then put_rewards
         # refuses. The other way round, a change in between would never be scored.
-        revision = int(self._redis.hget(keys.trajectory(ref.tenant, ref.id), "revision") or 0)
-        trajectory = self.trajectory(ref)
-        if trajectory is None:
-            return None
-        votes = self._redis.hvals(keys.feedback_of(ref.tenant, ref.id))
-        feedback = tuple(sorted((Feedback.from_json(raw) for raw in votes), key=lambda f: f.id))
-        return Scorable(trajectory, feedback, revision)
+        pipe = self._redis.pipeline(transaction=False)
+        for ref in refs:
+            pipe.hget(keys.trajectory(ref.tenant, ref.id), "revision")
+        revisions = pipe.execute() if refs else []
+        trajectories = self.trajectories(refs)
+        pipe = self._redis.pipeline(transaction=False)
+        for ref in refs:
+            pipe.hvals(keys.feedback_of(ref.tenant, ref.id))
+        votes = pipe.execute() if refs else []
+        return [
+            Scorable(trajectory, _by_id(raw), int(revision or 0)) if trajectory else None
+            for trajectory, raw, revision in zip(trajectories, votes, revisions, strict=True)
+        ]
 
     def put_rewards(
         self,
@@ -175,7 +193,7 @@ class Scoring(Reading):
                     if is_known:
                         pipe.hsetnx(trajectory_key, "closed", repr(time.time()))
                         pipe.hincrby(trajectory_key, "revision", 1)
-                        pipe.zadd(keys.SCORING, {str(ref): time.time()}, nx=True)
+                        pipe.zadd(keys.SCORING, {str(ref): time.time()}, lt=True)
                         self._expire(pipe, ref)
                     pipe.execute()
                     return bool(is_known)
@@ -270,3 +288,7 @@ def _account_without_calls(fields: dict[bytes, bytes]) -> Account:
     """Of a trajectory whose calls nobody looked at."""
     policy = fields.get(b"policy", b"").decode()
     return Account((policy,) if policy else ())
+
+
+def _by_id(votes: Iterable[bytes]) -> tuple[Feedback, ...]:
+    return tuple(sorted((Feedback.from_json(raw) for raw in votes), key=lambda vote: vote.id))

@@ -211,7 +211,7 @@ class Votes(Targets):
         if raw is not None and vote.is_final:
             pipe.hset(trajectory_key, "closed", 1)
             pipe.zrem(keys.OPEN, str(ref))
-        pipe.zadd(keys.SCORING, {str(ref): time.time()}, nx=True)
+        pipe.zadd(keys.SCORING, {str(ref): time.time()}, lt=True)
         self._expire(pipe, ref)
 
     def _thin_out(self, ref: TrajectoryRef) -> None:
