@@ -43,7 +43,10 @@ class RedisServer:
         }
         arguments = [part for name, value in options.items() for part in (f"--{name}", value)]
         self._process = subprocess.Popen(
-            [binary, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            [binary, *arguments],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            restore_signals=False,  # a file that may not grow is an error then, not the end
         )
         deadline = time.monotonic() + 10
         while True:

@@ -1,11 +1,12 @@
 """From a gateway's spool to a reward, while Redis goes through everything that it goes through.
 
-Rows R1 to R6 and R8 of the fault matrix (docs/store.md): real processes, a real
+Rows R1 to R8 of the fault matrix (docs/store.md): real processes, a real
 Redis. Whatever happens in the middle, at the end each transition is in its
 trajectory once, each trajectory has its reward, and nothing was set aside.
 """
 
 import contextlib
+import resource
 import shutil
 import signal
 import socket
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from redis.exceptions import ResponseError
 
 from tests.workers.conftest import Spawn, wait_for
 from tests.workers.redis_server import RedisServer
@@ -141,6 +143,19 @@ def roll_back(server: RedisServer, _: Proxy) -> None:
     server.start()
 
 
+def fill_the_disk(server: RedisServer, _: Proxy) -> None:
+    """The append-only file may not grow: what a full disk looks like, without a disk."""
+    assert server._process is not None
+    (file,) = (server.directory / "appendonlydir").glob("*.incr.aof")
+    pid = server._process.pid
+    before = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (file.stat().st_size + 4_096, before[1]))
+    time.sleep(1.5)
+    with server.client() as redis, pytest.raises(ResponseError, match="MISCONF"):
+        redis.set("probe", 1)
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, before)
+
+
 def flush(server: RedisServer, _: Proxy) -> None:
     with server.client() as redis:
         redis.flushall()
@@ -154,6 +169,7 @@ FAULTS: dict[str, Callable[[RedisServer, Proxy], None]] = {
     "R4 reset": through("reset"),
     "R5 memory full": fill,
     "R6 rolled back": roll_back,
+    "R7 disk full": fill_the_disk,
     "R8 flushed": flush,
 }
 

@@ -94,6 +94,25 @@ def test_a_worker_killed_in_a_job_costs_no_reward_and_doubles_none(
         assert redis.hlen(keys.rewards_of("default", "traj_a")) == 1
 
 
+def test_a_worker_killed_in_a_job_of_many_costs_no_reward_and_doubles_none(
+    server: RedisServer, spawn: Spawn, tmp_path: Path
+) -> None:
+    names = [f"traj_{number}" for number in range(30)]
+    with server.client() as redis:
+        ship(redis, *[transition(0, trajectory=name, content="hi") for name in names])
+        ship(redis, *[vote(1.0, trajectory=name) for name in names], first=31)
+        spawn(QUICK_DISPATCHER)
+        wait_for(lambda: redis.llen("rq:queue:rewards"))
+    worker = spawn(SLOW_WORKER, "short")
+    wait_for((tmp_path / "scoring-now").exists)
+    worker.send_signal(signal.SIGKILL)
+    (tmp_path / "quick").touch()
+    spawn(SLOW_WORKER, "short")
+    wait_for(lambda: counts(server)["rewarded"] == 30, 40)
+    totals = counts(server)
+    assert (totals["labelled"], totals["reward_sum"]) == (30, 30.0)
+
+
 @pytest.mark.skipif(not os.environ.get("SLOW_TESTS"), reason="takes a minute")
 def test_with_the_real_constants_the_reward_is_there_within_75_seconds(
     server: RedisServer, spawn: Spawn, tmp_path: Path
