@@ -245,12 +245,14 @@ def demand(
     trainer = settings.trainer
     if force:
         return Demand(1, 0)
+    labels = min(trainer.min_labels, trainer.min_trajectories)
     if by_interval:
-        return Demand(1, trainer.min_per_outcome)
+        # Some of them voted on: AIR alone teaches not to try (docs/air.md).
+        return Demand(1, trainer.min_per_outcome, labels=min(labels, 2 * trainer.min_per_outcome))
     return Demand(
         trainer.min_trajectories,
         trainer.min_per_outcome,
-        labels=min(trainer.min_labels, trainer.min_trajectories),
+        labels=labels,
         principals=min(trainer.min_principals, (principals + 1) // 2) if principals > 1 else 0,
     )
 

@@ -138,6 +138,7 @@ def test_what_a_round_needs_follows_its_size_and_who_there_is(tmp_path: Path) ->
     assert demand(usual, principals=1) == Demand(64, 8, labels=64, principals=0)
     assert demand(usual, principals=7) == Demand(64, 8, labels=64, principals=4)
     assert demand(usual, principals=500) == Demand(64, 8, labels=64, principals=16)
+    assert demand(usual, by_interval=True, principals=500) == Demand(1, 8, labels=16)
     small = usual.model_copy(
         update={"trainer": usual.trainer.model_copy(update={"min_trajectories": 4})}
     )
