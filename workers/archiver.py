@@ -175,20 +175,30 @@ class Archiver:
                 continue
             self._taken[ref] = scored_at
             taken += 1
-            archivable = self._store.archivable(ref)
-            if archivable is None:
+            if self._draft(ref, scored_at) is False:
                 log.error("a trajectory expired before it was archived", extra={"ref": str(ref)})
                 self._store.stop_archiving(ref)
-                continue
-            try:
-                self._add(ref, archivable)
-            except RatchetError as error:
-                if isinstance(error, LeaseLost):
-                    raise
-                self._bad[ref] = scored_at
-                log.exception("a trajectory could not be archived", extra={"ref": str(ref)})
-                self._store.count_archive_failure()
         return taken
+
+    def _draft(self, ref: TrajectoryRef, scored_at: float) -> bool | None:
+        """Draft a trajectory: False when it is gone, None when it cannot be read or written.
+
+        One that nobody can read must not keep the others from the archive.
+        """
+        try:
+            archivable = self._store.archivable(ref)
+            if archivable is None:
+                return False
+            self._add(ref, archivable)
+        except (LeaseLost, RedisError, OSError):
+            raise
+        except Exception:
+            self._bad[ref] = scored_at
+            log.exception("a trajectory could not be archived", extra={"ref": str(ref)})
+            self._store.count_archive_failure()
+            return None
+        self._bad.pop(ref, None)
+        return True
 
     def _add(self, ref: TrajectoryRef, found: Archivable) -> None:
         """Draft one trajectory, whole: with what only the archive has of it."""
@@ -225,9 +235,7 @@ class Archiver:
         self._saved &= set(expiring)
         self._store.hold(list(self._bad))  # and they are tried again
         for ref in expiring:
-            archivable = self._store.archivable(ref) if ref not in self._saved else None
-            if archivable is not None:
-                self._add(ref, archivable)
+            if ref not in self._saved and self._draft(ref, float("-inf")):
                 self._saved.add(ref)
 
     def _is_full(self) -> bool:

@@ -373,6 +373,24 @@ def test_what_cannot_be_scrubbed_is_not_archived_and_not_lost(
     assert "could not be archived" in caplog.text
 
 
+def test_one_record_that_nobody_can_read_does_not_stop_the_others(
+    redis: Any, tmp_path: Path
+) -> None:
+    place = Place(str(tmp_path))
+    record(redis, "traj_a")
+    store = record(redis, "traj_b")
+    for name in ("traj_o", "traj_p"):  # never closed
+        store.add_transition(conversation(name, 1)[0])
+        redis.expire(keys.trajectory("default", name), 3600)
+    for name in ("traj_a", "traj_o"):
+        redis.hset(keys.transitions_of("default", name), f"tr_{name}_0", b"garbage")
+    archive_all(redis, place)
+    found = sorted(entry.trajectory.id for entry in Archive(place).scan())
+    assert found == ["traj_b", "traj_p"]
+    assert store.counts()["archive_failures"] == 2
+    assert store.count_archiving() == 1
+
+
 def test_hot_and_cold_are_read_as_one(tmp_path: Path) -> None:
     redis: Any = fakeredis.FakeRedis()
     place = Place(str(tmp_path))

@@ -154,6 +154,8 @@ class Archive:
         found = None
         self._look()
         for manifest in self._by_tenant.get(ref.tenant, ()):
+            if not manifest.first_id <= ref.id <= manifest.last_id:
+                continue
             entry = self.index(manifest).find(digest)
             if entry is not None and (entry.edition, manifest.order) > best:
                 best, found = (entry.edition, manifest.order), (manifest, entry)

@@ -119,11 +119,8 @@ def join(cold: Archived, hot: Archived) -> Archived:
     superseded = {step.id: step for step in (*cold.superseded, *hot.superseded)}
     steps = {step.id: step for step in cold.trajectory.transitions if step.id not in superseded}
     steps |= {step.id: step for step in hot.trajectory.transitions}
-    votes = {vote.identity: vote for vote in cold.feedback}
-    for vote in hot.feedback:
-        older = votes.get(vote.identity)
-        if older is None or (older.received_at, older.id) <= (vote.received_at, vote.id):
-            votes[vote.identity] = vote
+    # All of them: which of them stand is for `standing_votes` to say.
+    votes = {vote.id: vote for vote in (*cold.feedback, *hot.feedback)}
     rewards = {reward.id: reward for reward in (*cold.trajectory.rewards, *hot.trajectory.rewards)}
     reward = hot.trajectory.reward
     if reward is None:

@@ -188,3 +188,13 @@ def test_an_index_finds_the_highest_edition_and_its_ends() -> None:
 def test_a_file_system_that_is_not_installed_is_said(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"archive\.url is nowhere://x"):
         Place("nowhere://x")
+
+
+def test_a_segment_whose_ids_lie_elsewhere_is_not_looked_into(local: Place) -> None:
+    write(local, archived("traj_b"), archived("traj_d"), fence=1)
+    write(local, archived("traj_x"), fence=2)
+    archive = Archive(local)
+    assert archive.edition(TrajectoryRef("default", "traj_c")) is None
+    assert archive.edition(TrajectoryRef("default", "traj_b")) == 1
+    assert archive.read(TrajectoryRef("default", "traj_d")) is not None
+    assert len(archive._indexes) == 1

@@ -85,12 +85,16 @@ def test_a_conversation_that_came_back_is_joined_with_its_beginning() -> None:
     assert joined.edition > max(cold.edition, hot.edition - 1)
 
 
-def test_the_newer_vote_of_an_identity_is_kept_whichever_side_has_it() -> None:
+def test_all_votes_of_both_sides_are_kept_and_of_one_vote_what_redis_has() -> None:
     cold, hot = split(archived(turns=2), 1)
-    old, new = vote(0.1, trajectory="traj_a", at=1.0), vote(0.9, trajectory="traj_a", at=2.0)
-    for before, after in ((old, new), (new, old)):
-        joined = join(Archived(cold.trajectory, (before,)), Archived(hot.trajectory, (after,)))
-        assert joined.feedback == (new,)
+    first = vote(0.1, trajectory="traj_a", at=1.0).model_copy(update={"id": "fb_1"})
+    second = vote(0.9, trajectory="traj_a", at=2.0).model_copy(update={"id": "fb_2"})
+    assert first.identity == second.identity
+    taken_back = first.model_copy(update={"retracted_at": 3.0})
+    joined = join(
+        Archived(cold.trajectory, (first, second)), Archived(hot.trajectory, (taken_back,))
+    )
+    assert joined.feedback == (taken_back, second)
 
 
 def test_an_attempt_that_a_retry_replaced_leaves_the_steps() -> None:
