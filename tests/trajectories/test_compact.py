@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from tests.key_leak import key_leaks
-from tests.workers.records import transition
+from tests.workers.records import transition, vote
 from trajectories import keys
 from trajectories.errors import RecordError
 from trajectories.model import Choice, Transition
@@ -20,6 +20,7 @@ from trajectories.store.compression import Dictionary
 from trajectories.store.packing import pack
 
 REF = TrajectoryRef("default", "traj_a")
+NO_REWARD: dict[str, Any] = {"rewards": (), "final": None, "is_labelled": False}
 LONG = "A long answer, so that it is kept apart from the transition that it was given in. " * 3
 
 texts = st.one_of(st.text(max_size=12), st.sampled_from([LONG, LONG + "!", "", "x" * 300]))
@@ -195,6 +196,36 @@ def test_a_message_outlives_whatever_refers_to_it(redis: Any) -> None:
     kept = left(keys.transitions_of("default", "traj_a"))
     assert kept == keys.TRAJECTORY_TTL_SECONDS
     assert all(left(name) > kept for name in names)
+
+
+def pass_time(redis: Any, seconds: int) -> None:
+    """As if that much time had passed for every key."""
+    for name in redis.keys("*"):
+        left = redis.ttl(name)
+        if left >= 0:
+            redis.expire(name, left - seconds)
+
+
+def test_a_message_outlives_what_is_touched_again_and_again(redis: Any) -> None:
+    store = Store(redis)
+    store.add_transition(turn(0))
+    store.close(REF)
+    names = redis.keys("message:default:*")
+    for number in range(8 * 48):
+        pass_time(redis, 1800)
+        how = number % 3
+        if how == 0:
+            store.add_feedback(vote(0.5, trajectory=REF.id))
+        elif how == 1:
+            store.hold([REF])
+        else:
+            found = store.scorable(REF)
+            assert found is not None
+            store.put_rewards(REF, **NO_REWARD, revision=found.revision)
+        parts = redis.keys("trajectory:default:traj_a*")
+        assert all(0 < redis.ttl(part) <= redis.ttl(name) for part in parts for name in names)
+        assert min(map(redis.ttl, parts)) >= keys.TRAJECTORY_TTL_SECONDS - 3600
+    assert store.trajectory(REF) is not None
 
 
 def test_another_process_may_go_on_with_the_conversation(redis: Any) -> None:

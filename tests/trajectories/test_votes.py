@@ -120,6 +120,22 @@ def test_what_expired_stays_so(store: Store) -> None:
     assert store.counts()["expired"] == 1
 
 
+def test_a_vote_on_what_expired_waits_and_expires(store: Store, redis: Any) -> None:
+    step = transition(0, content="Sunny.")
+    store.add_transition(step)
+    said = vote(0.5, response=step.response_id)
+    store.add_feedback(said)
+    redis.delete(*redis.keys("trajectory:*"))  # the index leads there for up to a week more
+    late = vote(1.0, response=step.response_id, at=3_000.0)
+    assert store.add_feedback(late) is None
+    assert redis.zscore(keys.pending("default"), late.id) is not None
+    assert store.add_feedback(said) is None
+    assert status(store, said.id) == "attached"
+    assert not redis.keys("trajectory:*")
+    assert store.expire_pending(time.time() + keys.PENDING_TTL_SECONDS + 1) == 1
+    assert status(store, late.id) == "expired"
+
+
 def test_a_vote_that_outlives_what_it_was_found_by_is_still_taken_back(
     store: Store, redis: Any
 ) -> None:

@@ -1,9 +1,10 @@
 """How long a trajectory and its contents live, as Lua that other scripts go on with.
 
-A trajectory lives for a week from its last change on. The contents it refers to
-(`contents`) live a day longer, and are only looked after when its life grows by
-more than an hour: so a change costs the same however long the trajectory is,
-and nothing that is referred to expires before what refers to it.
+A trajectory lives for a week from its last change on, less an hour at most. Its
+life and that of the contents it refers to (`contents`), a day longer, only ever
+grow together, when it grows by more than an hour: so a change costs the same
+however long the trajectory is, and nothing that is referred to expires before
+what refers to it.
 """
 
 from trajectories import keys
@@ -24,8 +25,10 @@ local function named(digest)
 end
 local function each_digest(transitions, visit)
   for _, value in ipairs(redis.call('HVALS', transitions)) do
-    local from = string.byte(value, 2) + 3
-    local count = string.byte(value, from) + 256 * string.byte(value, from + 1)
+    local from = (string.byte(value, 2) or 0) + 3
+    local low, high = string.byte(value, from, from + 1)
+    local count = (low or 0) + 256 * (high or 0)
+    count = math.min(count, math.floor((#value - from - 1) / 12))  -- of a broken value
     for n = 0, count - 1 do visit(string.sub(value, from + 2 + 12 * n, from + 13 + 12 * n)) end
   end
 end
@@ -38,8 +41,15 @@ local LIFE, OF_CONTENTS = {keys.TRAJECTORY_TTL_SECONDS}, {keys.MESSAGE_TTL_SECON
 local PARTS = {{'', ':transitions', ':superseded', ':feedback', ':rewards'}}
 local function keep(trajectory, messages)
   local left = redis.call('TTL', trajectory .. ':transitions')
-  for _, part in ipairs(PARTS) do redis.call('EXPIRE', trajectory .. part, LIFE) end
-  if left >= 0 and left < LIFE - 3600 then
+  local grows = left < LIFE - 3600
+  for _, part in ipairs(PARTS) do
+    if grows then
+      redis.call('EXPIRE', trajectory .. part, LIFE)
+    elseif redis.call('TTL', trajectory .. part) == -1 then
+      redis.call('EXPIRE', trajectory .. part, left)
+    end
+  end
+  if grows and left >= 0 then  -- else it was made just now, with its contents
     each_digest(trajectory .. ':transitions', function(digest)
       redis.call('EXPIRE', messages .. named(digest), OF_CONTENTS)
     end)

@@ -150,12 +150,15 @@ class Votes(Targets):
                     if not found and item.ref is not None and self._was_about(pipe, item):
                         # What it was found by has left the store, perhaps before the rest.
                         place = Place(item.ref, item.transition_id)
-                    if place is None and is_waiting:
-                        return None
                     if place is not None:
                         pipe.watch(keys.trajectory(tenant, place.ref.id))
                         if not pipe.hexists(keys.trajectory(tenant, place.ref.id), "started_at"):
-                            return None  # it expired just now
+                            # It expired; what leads to it may live a week longer.
+                            if place.ref == item.ref:
+                                return None
+                            place = None
+                    if place is None and is_waiting:
+                        return None
                     changes = self._changes(pipe, item.vote, item.ref, place)
                     pipe.multi()
                     for ref, raw in changes:
