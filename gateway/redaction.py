@@ -42,7 +42,14 @@ def feedback_without_secrets(feedback: Feedback, redactor: Redactor) -> Feedback
     return feedback.model_copy(update={**said, "source": source})
 
 
-def _choice(choice: FoldedChoice, redactor: Redactor) -> FoldedChoice:
+def _choice(
+    choice: FoldedChoice | dict[str, Any], redactor: Redactor
+) -> FoldedChoice | dict[str, Any]:
+    if isinstance(choice, dict):  # read back from the spool
+        said = redactor.clean(choice["message"])
+        if said is choice["message"]:
+            return choice
+        return {**choice, "message": said, "token_ids": (), "logprobs": ()}
     message = redactor.clean(choice.message)
     if message is choice.message:
         return choice

@@ -1,15 +1,20 @@
 """Secrets in calls and votes: gone before the spool, with the token ids that spell them."""
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
+import orjson
 import pytest
 
+from gateway.dialects.fold import Folded
+from gateway.spool.payload import shipped, stream_payload, whole_payload
 from gateway.spool.segments import list_segments
 from tests.fakes.openai_server import ScriptedServer
 from tests.gateway.conftest import Running, wait_for
 from trajectories import keys
-from trajectories.model import Feedback, Outcome
+from trajectories.model import Feedback, Outcome, Transition, unpack_record
+from trajectories.privacy.secrets import Redactor
 
 SECRET = "sk-proj-abcdefghijklmnop0123456789"
 GONE = "[redacted:api_key]"
@@ -87,6 +92,63 @@ def test_a_stream_that_is_kept_as_it_came_is_redacted_before_redis(running: Runn
     payload = fields[b"r"]
     assert SECRET.encode() not in payload
     assert payload.count(GONE.encode()) >= 2
+
+
+@pytest.mark.parametrize("path", [path for path in BODIES if path != "/v1/messages"])
+@pytest.mark.parametrize("is_streamed", [False, True])
+def test_a_large_call_with_a_secret_is_redacted_on_its_way_to_redis(
+    running: Running, path: str, is_streamed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[bool] = []
+    clean = Redactor.clean
+
+    def noted(self: Redactor, value: Any) -> Any:
+        threads.append(asyncio._get_running_loop() is None)
+        return clean(self, value)
+
+    monkeypatch.setattr(Redactor, "clean", noted)
+    running.fake.reply = lambda model, messages: f"it is {SECRET} ."
+    body = {"model": "policy", "stream": is_streamed, "metadata": {"x": ["ab"] * 60_000}}
+    assert running.client.post(path, json={**body, **BODIES[path]}).status_code == 200
+    stream = keys.traffic(running.services.gateway_id)
+    ((_, fields),) = wait_for(lambda: running.redis.xrange(stream))
+    record = unpack_record(fields[b"r"])
+    assert isinstance(record, Transition)
+    assert SECRET.encode() not in fields[b"r"]
+    assert GONE in str(record.request)
+    assert record.prompt_token_ids == ()
+    if path != "/v1/completions":  # the engine's own words there
+        assert GONE in str(record.choices[0].message)
+        assert record.choices[0].token_ids == ()
+    assert record.outcome is Outcome.COMPLETE
+    assert threads
+    assert all(threads), "it was cleaned on the event loop"
+
+
+def test_a_large_call_too_deep_to_be_cleaned_holds_nobody_up() -> None:
+    deep = b"[" * 200 + b'"%b"' % SECRET.encode() + b"]" * 200
+    large = b'{"x":[%b],"y":[%b%b%b]}' % (
+        b",".join([b'"ab"'] * 60_000),
+        b"[" * 300,
+        deep,
+        b"]" * 300,
+    )
+    record = {
+        **{"id": "tr_1", "trajectory_id": "traj_1", "gateway": "g", "model": "m"},
+        **{"started_at": 1.0, "latency_seconds": 0.1, "error": None, "outcome": None},
+        "response_id": None,
+        "request": orjson.Fragment(large),
+    }
+    redactor = Redactor()
+    payloads = [
+        whole_payload(dict(record), Folded(), redactor),
+        stream_payload(dict(record), "chat", b"", redactor),
+    ]
+    for payload in payloads:
+        found = unpack_record(shipped(payload, redactor))
+        assert isinstance(found, Transition)
+        assert (found.request, found.outcome) == ({}, Outcome.INCOMPLETE)
+        assert "could not be written" in str(found.error)
 
 
 @pytest.mark.parametrize("status", [400, 429])

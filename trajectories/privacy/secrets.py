@@ -11,10 +11,10 @@ Beside them stand the exact values that a process knows: its own keys and
 passwords, of eight characters or more.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import orjson
 import re2
 
 LEAST_KNOWN_CHARACTERS = 8  # a shorter value stands in ordinary text, too
@@ -23,6 +23,8 @@ _MOST_DEPTH = 250  # orjson writes no deeper JSON
 # A secret begins a word, or follows an escape of JSON: in `\nsk-...` the n is no letter.
 _START = r"(?:\b|\\[bfnrt]|\\u[0-9a-fA-F]{4})"
 _TOKEN = r"[A-Za-z0-9_-]"
+_SLASH = r"\\*/"  # PHP escapes it, and JSON in a string escapes that again
+_ESCAPED = {"\b": b"b", "\f": b"f", "\n": b"n", "\r": b"r", "\t": b"t"}
 _KINDS: Mapping[str, str] = {
     # Order matters: the first that matches names it.
     "anthropic_key": rf"sk-ant-{_TOKEN}{{16,}}",
@@ -30,7 +32,7 @@ _KINDS: Mapping[str, str] = {
     "stripe_key": r"[rs]k_(?:live|test)_[A-Za-z0-9]{16,}",
     "ratchet_key": rf"rk_{_TOKEN}{{32,}}",
     "aws_key": r"A(?:KIA|SIA|GPA|IDA|ROA|NPA)[0-9A-Z]{16}\b",
-    "aws_secret": r"aws_secret_access_key[\\\"' :=]{1,8}[A-Za-z0-9/+]{40}",
+    "aws_secret": rf"aws_secret_access_key[\\\"' :=]{{1,8}}(?:[A-Za-z0-9+]|{_SLASH}){{40}}",
     "github_token": r"gh[pousr]_[A-Za-z0-9]{30,}",
     "github_pat": r"github_pat_[A-Za-z0-9_]{30,}",
     "gitlab_token": rf"glpat-{_TOKEN}{{20,}}",
@@ -39,7 +41,7 @@ _KINDS: Mapping[str, str] = {
     "google_token": rf"ya29\.{_TOKEN}{{20,}}",
     "huggingface_token": r"hf_[A-Za-z0-9]{30,}",
     "jwt": rf"eyJ{_TOKEN}{{8,}}\.eyJ{_TOKEN}{{8,}}(?:\.{_TOKEN}*)?",
-    "bearer_token": r"[Bb]earer +[A-Za-z0-9._~+/-]{16,}=*",
+    "bearer_token": rf"[Bb]earer +(?:[A-Za-z0-9._~+-]|{_SLASH}){{16,}}=*",
 }
 # These have a frame of their own, and need no beginning of a word.
 _BASE64 = r"[A-Za-z0-9+/=\s\\:,-]"
@@ -64,13 +66,14 @@ _ENCODED_KINDS = (
     r"ya29\.",
     r"hf_[A-Za-z0-9]{16}",
     r"eyJ[A-Za-z0-9_-]{8,}\.eyJ",
-    r"[Bb]earer +[A-Za-z0-9._~+/-]{16}",
+    rf"[Bb]earer +(?:[A-Za-z0-9._~+-]|{_SLASH}){{16}}",
 )
 _ENCODED_FRAMED = (
     r"PRIVATE KEY-----",
-    r":\\{0,8}/\\{0,8}/[^ /:@\"]{0,100}:[^ /@\"]{3,200}@",
+    # No bounds: a character may be written in twelve.
+    rf":{_SLASH}{_SLASH}[^ /:@\"]*:[^ /@\"]{{3,}}@",
     # A letter, a digit or a mark of the patterns that somebody escaped without need.
-    r"\\u00(?:2[DEFdef]|3[0-9Aa]|4[0-9A-Fa-f]|5[0-9AaFf]|6[1-9A-Fa-f]|7[0-9Aa])",
+    r"\\u00(?:2[0BDEFbdef]|3[0-9Aa]|4[0-9A-Fa-f]|5[0-9AaFf]|6[1-9A-Fa-f]|7[0-9AaEe])",
 )
 
 _ENCODED = "|".join((f"{_START}(?:{'|'.join(_ENCODED_KINDS)})", *_ENCODED_FRAMED)).encode()
@@ -93,9 +96,11 @@ class Redactor:
         self.is_on = is_on
         values = {value: kind for kind, value in known if len(value) >= LEAST_KNOWN_CHARACTERS}
         # The longest first: one may begin with another.
-        self._known = sorted(values.items(), key=lambda pair: len(pair[0]), reverse=True)
-        literal = [re2.escape(orjson.dumps(value)[1:-1]) for value in values]
-        self._prefilter: Any = re2.compile(b"|".join((*literal, _ENCODED)), _options())
+        longest = sorted(values, key=len, reverse=True)
+        self._kinds = [values[value] for value in longest]
+        spelt = [b"(%b)" % _in_any_json(value) for value in longest]
+        self._known: Any = re2.compile(b"|".join(spelt), _options()) if spelt else None
+        self._prefilter: Any = re2.compile(b"|".join((*spelt, _ENCODED)), _options())
         self._patterns: Any = re2.compile(_EXACT, _options())
 
     def finds(self, encoded: bytes) -> bool:
@@ -106,23 +111,21 @@ class Redactor:
         """`text` without its secrets."""
         if not self.is_on:
             return text
-        for value, kind in self._known:
-            text = text.replace(value, f"[redacted:{kind}]")
         encoded = text.encode("utf-8", "surrogatepass")
-        if self._patterns.search(encoded) is None:
-            return text
-        cleaned: bytes = self._patterns.sub(_replaced, encoded)
-        return cleaned.decode("utf-8", "surrogatepass")
+        cleaned = self.without_known(encoded)
+        if self._patterns.search(cleaned) is not None:
+            cleaned = self._patterns.sub(_replaced, cleaned)
+        return text if cleaned is encoded else cleaned.decode("utf-8", "surrogatepass")
 
     def without_known(self, answer: bytes) -> bytes:
         """Bytes for a client without the values that only we know, whether redaction is on or not.
 
         An upstream may quote the key it was asked with.
         """
-        for value, kind in self._known:
-            for written in {value.encode(), orjson.dumps(value)[1:-1]}:
-                answer = answer.replace(written, f"[redacted:{kind}]".encode())
-        return answer
+        if self._known is None or self._known.search(answer) is None:
+            return answer
+        cleaned: bytes = self._known.sub(self._named, answer)
+        return cleaned
 
     def clean(self, value: Any) -> Any:
         """Parsed JSON without its secrets: the very same object if it has none."""
@@ -130,6 +133,8 @@ class Redactor:
 
     def _walk(self, value: Any, depth: int) -> Any:
         if isinstance(value, str):
+            if len(value) < LEAST_KNOWN_CHARACTERS:  # nor has a pattern fewer
+                return value
             cleaned = self.text(value)
             return value if cleaned == value else cleaned
         if depth > _MOST_DEPTH:
@@ -143,11 +148,38 @@ class Redactor:
             return value if is_same else type(value)(entries)
         return value
 
+    def _named(self, match: Any) -> bytes:
+        found = next(place for place, text in enumerate(match.groups()) if text)
+        return f"[redacted:{self._kinds[found]}]".encode()
+
 
 def _is_same(some: list[tuple[Any, Any]], others: list[tuple[Any, Any]]) -> bool:
     return len(some) == len(others) and all(
         a is c and b is d for (a, b), (c, d) in zip(some, others, strict=True)
     )
+
+
+def _in_any_json(text: str) -> bytes:
+    """A pattern of all ways to write a text, itself or in JSON, in strings of JSON to any depth."""
+    return b"".join(_in_any_spelling(character) for character in text)
+
+
+def _in_any_spelling(character: str) -> bytes:
+    units = character.encode("utf-16-be", "surrogatepass")
+    digits = [units[at : at + 2].hex() for at in range(0, len(units), 2)]
+    coded = "".join(rf"\\+u{re.sub('[a-f]', _in_either_case, unit)}" for unit in digits)
+    itself = re2.escape(character.encode("utf-8", "surrogatepass"))
+    if character in '/"':
+        itself = rb"\\*" + itself
+    elif character == "\\":
+        itself = rb"\\+"
+    elif character in _ESCAPED:
+        itself += rb"|\\+" + _ESCAPED[character]
+    return b"(?:%b|%b)" % (itself, coded.encode())
+
+
+def _in_either_case(digit: re.Match[str]) -> str:
+    return f"[{digit[0]}{digit[0].upper()}]"
 
 
 def _options() -> Any:
