@@ -45,7 +45,7 @@ def counted() -> Metrics:
     for tally in (metrics.recorded, metrics.outcomes, metrics.tokens):
         tally.add("x")
     metrics.in_flight.labels("0").set(1)
-    metrics.feedback.labels("user", "accepted").inc()
+    metrics.feedback.labels("reward", "user", "accepted").inc()
     return metrics
 
 

@@ -98,10 +98,10 @@ def test_a_wrong_method_gets_405_with_allow(running: Running) -> None:
     for path, method, allowed in [
         ("/v1/chat/completions", "GET", "POST"),
         ("/t/s1/v1/chat/completions", "DELETE", "POST"),
-        ("/v1/feedback", "PUT", "POST"),
+        ("/v1/feedback", "PUT", "GET, POST"),
         ("/training/status", "POST", "GET"),
         ("/v1/models", "DELETE", "GET"),
-        ("/v1/feedback/fb-1", "POST", "GET"),
+        ("/v1/feedback/fb-1", "POST", "GET, DELETE"),
     ]:
         answer = running.client.request(method, path)
         assert answer.status_code == 405, path
