@@ -81,6 +81,7 @@ class Archiver:
         self._bad: dict[TrajectoryRef, float] = {}  # and when they were scored
         self._taken: dict[TrajectoryRef, float] = {}
         self._editions: dict[tuple[TrajectoryRef, int], int] = {}  # in the archive -> in Redis
+        self._joined: set[TrajectoryRef] = set()
         self._cursor = float("-inf")  # when the last one that was taken was scored
         self._began_at = 0.0
 
@@ -145,7 +146,8 @@ class Archiver:
         sealed: list[TrajectoryRef] = []
         for refs in writer.seal():
             for ref, edition in refs:
-                self._store.note_archived(ref, self._editions[ref, edition], edition)
+                known = self._editions[ref, edition]
+                self._store.note_archived(ref, known, edition, is_joined=ref in self._joined)
                 self._hook("noted")
                 sealed.append(ref)
         self._archive.refresh()
@@ -203,7 +205,7 @@ class Archiver:
     def _add(self, ref: TrajectoryRef, found: Archivable) -> None:
         """Draft one trajectory, whole: with what only the archive has of it."""
         record = Archived.of(found)
-        if not found.archived:
+        if found.is_joined or not found.archived:
             cold = self._archive.read(ref)
             if cold == self._scrub(record):
                 # Killed between the manifest and the note of it.
@@ -211,6 +213,7 @@ class Archiver:
                 return
             if cold is not None:
                 record = self._rescored(join(cold, record))
+                self._joined.add(ref)
         writer = self._own_writer()
         if writer.rows == 0:
             self._began_at = monotonic()
@@ -270,6 +273,7 @@ class Archiver:
         self._cursor = float("-inf")
         self._taken = {}
         self._editions = {}
+        self._joined = set()
         self._began_at = monotonic()
 
     def _own_writer(self) -> Writer:

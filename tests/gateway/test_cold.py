@@ -1,9 +1,14 @@
 """A trajectory is shown alike, whether Redis still has it or only the archive."""
 
+import logging
+from collections.abc import Callable
 from pathlib import Path
+
+import pytest
 
 from tests.gateway.conftest import Running
 from tests.gateway.test_feedback import deliver
+from tests.trajectories.archive.conftest import closed_port
 from trajectories.archive import Archive, Archived, Place, Writer
 from trajectories.store import TrajectoryRef
 
@@ -35,3 +40,24 @@ def test_an_archive_that_cannot_be_read_is_a_503_and_not_a_404(running: Running)
     answer = running.client.get("/v1/trajectories/nope")
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "no_archive")
     assert "retry-after" in answer.headers
+
+
+def test_a_store_that_is_away_is_a_503_and_is_not_asked_again_at_once(
+    start: Callable[..., Running],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    closed_port(monkeypatch)
+    running = start(archive={"url": "s3://bucket-that-is-away/ratchet"})
+    asked: list[str] = []
+    find = Place.find
+    monkeypatch.setattr(Place, "find", lambda place, end: asked.append(end) or find(place, end))
+    with caplog.at_level(logging.ERROR):
+        for _ in range(3):
+            answer = running.client.get("/v1/trajectories/nope")
+            assert (answer.status_code, answer.json()["error"]["code"]) == (503, "no_archive")
+    assert len(asked) == 1
+    assert "EndpointConnectionError" in caplog.text
+    running.services.cold._away_until = 0
+    assert running.client.get("/v1/trajectories/nope").status_code == 503
+    assert len(asked) > 1

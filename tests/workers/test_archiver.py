@@ -18,7 +18,7 @@ from tests.workers.records import vote
 from tests.workers.redis_server import RedisServer
 from trajectories import keys
 from trajectories.archive import Archive, Place
-from trajectories.archive.merged import scan
+from trajectories.archive.merged import read, scan
 from trajectories.archive.scrubbing import scrub_with
 from trajectories.errors import ScrubError
 from trajectories.lease import LeaseHeld
@@ -157,6 +157,33 @@ def test_a_conversation_that_comes_back_after_redis_forgot_it_is_whole(
     assert cold.trajectory.reward == 1.0, "computed from the whole"
     assert cold.edition > before.edition
     assert store.edition(A) == cold.edition
+
+
+def test_one_that_came_back_stays_whole_with_each_edition_that_follows(
+    redis: Any, tmp_path: Path
+) -> None:
+    place = Place(str(tmp_path))
+    store = record(redis, turns=2)
+    store.add_feedback(vote(1.0, response="chatcmpl-traj_a-0"))
+    rescore(store)
+    archive_all(redis, place)
+    redis.flushall()
+    steps = conversation("traj_a", 6)
+    everything = [step.id for step in steps]
+    for number in (2, 3, 4):
+        store.add_transition(steps[number])
+        for _ in range(2):  # not scored yet, not archived yet; and then archived
+            (entry,) = [entry for entry, _ in scan(store, Archive(place))]
+            one = read(store, Archive(place), A)
+            assert one == entry
+            assert ids(entry.trajectory.transitions) == everything[: number + 1]
+            rescore(store)
+        archive_all(redis, place)
+        (cold,) = Archive(place).scan()
+        assert ids(cold.trajectory.transitions) == everything[: number + 1]
+        assert cold.trajectory.reward == 1.0
+        assert [entry for entry, _ in scan(store, Archive(place))] == [cold]
+        assert store.count_archiving() == 0
 
 
 def test_turns_that_expired_in_redis_stay_in_the_archive(redis: Any, tmp_path: Path) -> None:

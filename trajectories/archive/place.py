@@ -4,23 +4,56 @@ Names are relative to its root. On a disk a file appears by a rename, after an
 fsync; in an object store an upload is atomic by itself, and is checked after.
 """
 
+import errno
 import hashlib
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from contextlib import suppress
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
-from trajectories.errors import ArchiveError, SettingsError
+from trajectories.errors import ArchiveError, RatchetError, SettingsError
 
 CHUNK_BYTES = 1 << 20
 DRAFTS = ".drafts"
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def fails_as_os_error(step: Callable[P, R]) -> Callable[P, R]:
+    """What a file system's library raises (botocore's errors are no OSErrors) as an OSError.
+
+    It has a number, by which a file that is damaged is told from one that cannot be read.
+    """
+
+    @wraps(step)
+    def guarded(*args: P.args, **options: P.kwargs) -> R:
+        try:
+            return step(*args, **options)
+        except (RatchetError, FileNotFoundError):
+            raise
+        except OSError as error:
+            if error.errno is None:
+                raise _unreachable(error) from error
+            raise
+        except Exception as error:  # there are as many kinds as libraries
+            raise _unreachable(error) from error
+
+    return guarded
+
+
+def _unreachable(error: Exception) -> OSError:
+    said = " ".join(str(error).split())
+    return OSError(errno.EIO, f"the archive cannot be reached: {type(error).__name__}: {said}")
 
 
 class Place:
-    """The files of one archive. Raises OSError as the file system does."""
+    """The files of one archive. Raises OSError, whatever its file system does."""
 
+    @fails_as_os_error
     def __init__(self, url: str, **options: Any) -> None:
         """Raises SettingsError when the URL's file system is not installed."""
         from fsspec.core import url_to_fs
@@ -39,6 +72,7 @@ class Place:
             (self._fs.protocol,) if isinstance(self._fs.protocol, str) else self._fs.protocol
         )
 
+    @fails_as_os_error
     def find(self, suffix: str) -> dict[str, str]:
         """Files whose names end so, with a mark that changes when the file does."""
         self._fs.invalidate_cache()
@@ -52,6 +86,7 @@ class Place:
             if path.endswith(suffix) and f"/{DRAFTS}/" not in path
         }
 
+    @fails_as_os_error
     def age_seconds(self, name: str, now: float) -> float:
         """How long ago a file was written; 0 when its file system does not say."""
         try:
@@ -59,15 +94,19 @@ class Place:
         except (NotImplementedError, FileNotFoundError):
             return 0.0
 
+    @fails_as_os_error
     def read(self, name: str, start: int | None = None, end: int | None = None) -> bytes:
         """A file, or a part of it."""
         found: bytes = self._fs.cat_file(self._path(name), start=start, end=end)
         return found
 
+    @fails_as_os_error
     def open(self, name: str) -> Any:
         """A file to read from, wherever one likes."""
-        return self._fs.open(self._path(name), "rb", block_size=4 << 20)
+        file = self._fs.open(self._path(name), "rb", block_size=4 << 20)
+        return file if self.is_local else _RemoteFile(file)
 
+    @fails_as_os_error
     def size(self, name: str) -> int:
         """In bytes."""
         return int(self._fs.size(self._path(name)))
@@ -82,6 +121,7 @@ class Place:
         directory.mkdir(parents=True, mode=0o700)
         return directory
 
+    @fails_as_os_error
     def put(self, draft: Path, name: str, sha256: str) -> None:
         """Make a draft the file `name`, durably, and be sure of it.
 
@@ -101,6 +141,7 @@ class Place:
             raise ArchiveError(f"{name} arrived otherwise than it was sent to {self.url}")
         draft.unlink()
 
+    @fails_as_os_error
     def write(self, name: str, content: bytes) -> None:
         """Write a small file; a reader sees all of the old or all of the new."""
         path = self._path(name)
@@ -124,6 +165,7 @@ class Place:
             raise
         _sync_up(target.parent, Path(self.root))
 
+    @fails_as_os_error
     def delete(self, name: str) -> None:
         """Delete a file; it may be gone already."""
         with suppress(FileNotFoundError):
@@ -148,6 +190,23 @@ class Place:
 
     def _relative(self, path: str) -> str:
         return path[len(self.root) + 1 :]
+
+
+class _RemoteFile:
+    """A file of the file system's library, whose methods fail as the place's do."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+
+    def __enter__(self) -> "_RemoteFile":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._file, name)
+        return fails_as_os_error(found) if callable(found) else found
 
 
 def _mark(about: dict[str, Any]) -> str:

@@ -36,7 +36,9 @@ class Archiving(Scoring):
         """All that is known of a trajectory, or None when it is gone."""
         # The edition first: what is read after it may be newer, and is then archived again.
         key = keys.trajectory(ref.tenant, ref.id)
-        edition, archived, labelled = self._redis.hmget(key, "edition", "archived", "labelled")
+        edition, archived, labelled, joined = self._redis.hmget(
+            key, "edition", "archived", "labelled", "joined"
+        )
         scorable = self.scorable(ref)
         if scorable is None:
             return None
@@ -50,11 +52,15 @@ class Archiving(Scoring):
             edition=int(edition or 0),
             archived=int(archived or 0),
             is_labelled=labelled == b"1",
+            is_joined=joined == b"1",
         )
 
-    def note_archived(self, ref: TrajectoryRef, edition: int, archived: int) -> bool:
+    def note_archived(
+        self, ref: TrajectoryRef, edition: int, archived: int, *, is_joined: bool = False
+    ) -> bool:
         """`edition` of a trajectory lies in the archive, as its edition `archived` there.
 
+        `is_joined`: with a part that only the archive has, as all that follow must be.
         False when it was scored again meanwhile: then it stays in `archiving`.
         """
         trajectory_key = keys.trajectory(ref.tenant, ref.id)
@@ -70,6 +76,8 @@ class Archiving(Scoring):
                         # Never below what the archive has: the highest edition is the one read.
                         pipe.hincrby(trajectory_key, "edition", archived - edition)
                         pipe.hset(trajectory_key, "archived", archived)
+                        if is_joined:
+                            pipe.hset(trajectory_key, "joined", 1)
                     if is_last:
                         pipe.zrem(keys.ARCHIVING, str(ref))
                     pipe.hincrby(keys.COUNTS, "archived", 1)

@@ -38,7 +38,8 @@ class Archivable:
     """What the archive keeps of a trajectory: all there is.
 
     `edition` says how often it was scored, `archived` which edition the archive
-    has (0: none since Redis has it).
+    has (0: none since Redis has it), `is_joined` that the archive has a part of
+    it that Redis no longer has.
     """
 
     trajectory: Trajectory
@@ -47,6 +48,7 @@ class Archivable:
     edition: int
     archived: int
     is_labelled: bool
+    is_joined: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,19 @@ def s3() -> Iterator[dict[str, Any]]:
             server.stop()
 
 
+def closed_port(environment: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Options for an object store that is away; it is not asked twice."""
+    for name in list(os.environ):
+        if name.startswith("AWS_"):
+            environment.delenv(name)
+    environment.setenv("AWS_ACCESS_KEY_ID", "testing")
+    environment.setenv("AWS_SECRET_ACCESS_KEY", "testing")
+    environment.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    environment.setenv("AWS_MAX_ATTEMPTS", "1")
+    environment.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    return {"skip_instance_cache": True}
+
+
 @pytest.fixture(params=["file", "s3"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     """An empty archive."""

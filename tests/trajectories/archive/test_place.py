@@ -1,12 +1,14 @@
 """Files of the archive: whole or not there, on a disk and in an object store."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import fakeredis
 import pytest
 
+from tests.trajectories.archive.conftest import closed_port
 from tests.trajectories.archive.records import archived
 from tests.workers.test_archiver import A, archive_all, record
 from trajectories.archive import Archive, Place, Writer
@@ -93,3 +95,61 @@ def test_ages_are_known_where_the_file_system_tells_them(place: Place) -> None:
     place.write("x.index", b"")
     assert place.age_seconds("x.index", 4e9) > 1e9
     assert place.age_seconds("none.index", 4e9) == 0.0
+
+
+@pytest.fixture
+def away(monkeypatch: pytest.MonkeyPatch) -> Place:
+    """An object store behind a closed port."""
+    return Place("s3://bucket/kept", **closed_port(monkeypatch))
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        lambda place: place.find(""),
+        lambda place: place.read("x"),
+        lambda place: place.write("x", b""),
+        lambda place: place.size("x"),
+        lambda place: place.open("x"),
+        lambda place: place.age_seconds("x", 0),
+        lambda place: place.delete("x"),
+        lambda place: place.sha256("x"),
+    ],
+)
+def test_a_store_that_is_away_is_an_os_error(away: Place, step: Callable[[Place], object]) -> None:
+    with pytest.raises(OSError, match="cannot be reached: EndpointConnectionError") as raised:
+        step(away)
+    assert raised.value.errno, "else it would count as a damaged file"
+
+
+def test_a_store_without_credentials_is_an_os_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    options = closed_port(monkeypatch)
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    with pytest.raises(OSError, match="NoCredentials"):
+        Place("s3://bucket/kept", **options).find("")
+
+
+def test_a_store_that_goes_away_while_a_file_is_read_is_an_os_error(
+    s3: dict[str, Any], place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if place.is_local:
+        pytest.skip("a disk does not go away")
+    place.write("x", b"content")
+
+    def fail(*_: object, **__: object) -> bytes:
+        raise RuntimeError("reset by peer")
+
+    with place.open("x") as file:
+        monkeypatch.setattr(file._file, "_fetch_range", fail)
+        monkeypatch.setattr(file._file.cache, "fetcher", fail)
+        with pytest.raises(OSError, match="reset by peer"):
+            file.read(4)
+
+
+def test_the_archiver_waits_for_a_store_that_is_away_and_lets_nothing_expire(away: Place) -> None:
+    redis: Any = fakeredis.FakeRedis()
+    store = record(redis)
+    archive_all(redis, away)
+    assert store.counts()["archive_failures"] > 0
+    assert store.count_archiving() == 1
