@@ -34,6 +34,11 @@ def text_digest(text: str) -> str:
     return hashlib.blake2b(text.strip().encode(), digest_size=16).hexdigest()
 
 
+def plain_name(kind: str, value: str) -> str:
+    """A name where all kinds stand side by side: of an id the id, else its kind with it."""
+    return f"{kind}:{value}" if kind in SHARED else value
+
+
 def indexed_names(transition: Transition) -> Iterator[tuple[str, str]]:
     """The names of a transition that nothing else in the store leads from."""
     if transition.request_id and transition.request_id != transition.id:

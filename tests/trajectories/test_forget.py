@@ -16,12 +16,16 @@ from trajectories import keys
 from trajectories.archive import Archive, Place, Writer
 from trajectories.archive.scrubbing import open_scrub
 from trajectories.connection import connect
+from trajectories.errors import RecordError
 from trajectories.ids import new_id, trajectory_id
 from trajectories.model import Choice, Transition, pack_record
+from trajectories.names import text_digest
 from trajectories.privacy.forget import Forgetting, Wanted
 from trajectories.privacy.tombstones import Tombstones
 from trajectories.settings import RedisSettings, Settings
 from trajectories.store import Store, TrajectoryRef
+from trajectories.store.contents import message_name
+from trajectories.store.packed import Packed
 from workers.archiver import Archiver
 from workers.dispatcher import Dispatcher
 from workers.timing import Timing
@@ -194,6 +198,96 @@ def test_a_user_is_forgotten_wherever_the_id_stands(
     ]
     deliver(redis, call("new", user="ann@example.org", at=time.time() - 5))
     assert forgetting.of_user("default", "ann@example.org").refs == frozenset()
+
+
+@pytest.mark.parametrize(
+    "named", ["response", "span", "span of id", "request", "tool_call", "text", "within"]
+)
+@pytest.mark.parametrize("is_archived", [False, True])
+def test_a_late_vote_by_any_name_does_not_come_back(
+    redis: Any, forgetting: Forgetting, place: Place, named: str, is_archived: bool
+) -> None:
+    step = call("s1").model_copy(update={"request_id": "asked-1"})
+    tools = [{"id": "call_1", "type": "function", "function": {"name": "f", "arguments": "{}"}}]
+    said = {"role": "assistant", "content": f"I heard {CANARY}", "tool_calls": tools}
+    answer = step.choices[0].model_copy(update={"message": said})
+    step = step.model_copy(update={"choices": (answer,)})
+    rewarded(redis, step)
+    if is_archived:
+        archive_all(redis, place)
+        Store(redis).erase([ref_of(step)])
+    target: dict[str, Any] = {
+        "response": {"response_id": step.response_id},
+        "span": {"named": f"span:{step.response_id}"},
+        "span of id": {"named": f"span:{step.id}"},
+        "request": {"named": "request:asked-1"},
+        "tool_call": {"named": "tool_call:call_1"},
+        "text": {"named": f"text:{text_digest(said['content'])}"},  # type: ignore[arg-type]
+        "within": {"named": "tool_call:another", "within": step.trajectory_id},
+    }[named]
+    late = vote(1.0, response="unused").model_copy(
+        update={"response_id": None, "received_at": time.time(), "id": "fb_late", **target}
+    )
+    forgetting.forget(Wanted("default", frozenset({ref_of(step)})), settle_seconds=0)
+    deliver(redis, late)
+    assert Store(redis).feedback("default", late.id) is None
+    anew = late.model_copy(update={"id": "fb_new", "received_at": time.time() + 1})
+    deliver(redis, anew)
+    assert Store(redis).feedback("default", anew.id) is not None
+
+
+def test_a_vote_by_words_that_another_trajectory_says_too_stays(
+    redis: Any, forgetting: Forgetting
+) -> None:
+    said = call("one", text="yes")
+    store = rewarded(redis, said)
+    by_text = vote(1.0, response="unused").model_copy(
+        update={
+            "response_id": None,
+            "named": f"text:{text_digest('I heard yes')}",
+            "received_at": time.time(),
+        }
+    )
+    assert store.add_feedback(by_text) == ref_of(said)
+    gone = call("gone", text="yes", at=time.time() + 1)
+    rewarded(redis, gone)
+    forgetting.forget(Wanted("default", frozenset({ref_of(gone)})), settle_seconds=0)
+    assert [entry.id for entry in store.votes_on(ref_of(said))] == [by_text.id]
+    forgetting.forget(Wanted("default", frozenset({ref_of(said)})), settle_seconds=0)
+    assert store.feedback("default", by_text.id) is None
+
+
+@pytest.mark.parametrize("broken", ["content", "value", "short value"])
+def test_what_cannot_be_read_is_erased_all_the_same(
+    redis: Any, forgetting: Forgetting, broken: str
+) -> None:
+    gone, beside, kept = call("gone"), call("beside"), call("kept", text="something else " * 20)
+    store = rewarded(redis, gone, beside, kept)
+    before = store.trajectory(ref_of(kept))
+    for step in (gone, beside):
+        key = keys.transitions_of("default", step.trajectory_id)
+        (name, value), *_ = redis.hgetall(key).items()
+        if broken == "content":
+            digests = Packed.parse(value).digests
+            redis.delete(keys.messages("default") + message_name(digests[-1]))
+        else:
+            redis.hset(key, name, b"\x09 no record" if broken == "value" else b"")
+        redis.expire(key, keys.DAY)
+    with pytest.raises(RecordError):
+        store.trajectory(ref_of(gone))
+    comment = vote(1.0, trajectory=gone.trajectory_id).model_copy(
+        update={"received_at": time.time()}
+    )
+    store.add_feedback(comment)
+    wanted = Wanted("default", frozenset({ref_of(gone)}))
+    assert forgetting.forget(wanted, is_dry=True).hot.transitions == 1
+    done = forgetting.forget(wanted, settle_seconds=0)
+    assert (done.hot.trajectories, done.hot.transitions, done.hot.votes) == (1, 1, 1)
+    assert not redis.keys(f"*{gone.trajectory_id}*")
+    deliver(redis, gone, comment)
+    assert not redis.keys(f"trajectory:*{gone.trajectory_id}*")
+    assert store.feedback("default", comment.id) is None
+    assert store.trajectory(ref_of(kept)) == before
 
 
 def test_contents_that_another_trajectory_needs_stay(redis: Any, forgetting: Forgetting) -> None:

@@ -21,7 +21,7 @@ from trajectories.privacy.runs import Trained, erase_rows
 from trajectories.privacy.tombstones import Tombstones, names_of, user_name
 from trajectories.privacy.users import pseudonym, users_of
 from trajectories.store import Store, TrajectoryRef
-from trajectories.store.erasing import Erased
+from trajectories.store.erasing import Erased, names_of_steps
 
 SETTLE_SECONDS = 1.0  # a record that was looked at before the tombstone is stored by then
 _PAGE = 500
@@ -125,8 +125,7 @@ class Forgetting:
             if record is not None
             for step in (*record.trajectory.transitions, *record.superseded)
         ]
-        found = {name for step in steps for name in (step.id, step.response_id, step.request_id)}
-        return {name for name in found if name}
+        return set(names_of_steps(steps))
 
     def _streams(self, wanted: Wanted, names: Collection[str], *, is_dry: bool) -> int:
         """Records that no dispatcher has taken out of the streams yet."""

@@ -12,7 +12,8 @@ from typing import Any
 from redis import Redis
 
 from trajectories import keys
-from trajectories.model import Feedback, Retraction, Transition
+from trajectories.model import Feedback, Retraction, Trajectory, Transition
+from trajectories.names import plain_name
 from trajectories.privacy.users import users_of
 
 Recorded = Transition | Feedback | Retraction
@@ -50,6 +51,11 @@ class Tombstones:
             for record, own in zip(records, names, strict=True)
         ]
 
+    def is_buried(self, trajectory: Trajectory) -> bool:
+        """Whether what was read of a trajectory was erased since."""
+        (at,) = self.buried_at([(trajectory.tenant, trajectory.id)])
+        return _is_before(trajectory.started_at, at)
+
     def buried_at(self, names: Sequence[tuple[str, str]]) -> list[float | None]:
         """When each of these was erased, as tenant and name; None: it was not."""
         if not names:
@@ -68,11 +74,12 @@ def names_of(record: Recorded) -> Iterable[str]:
     elif isinstance(record, Retraction):
         yield record.feedback_id
     else:
-        targets = (getattr(record, name, None) for name in _TARGETS)
-        yield from (target for target in (record.id, *targets) if target)
-
-
-_TARGETS = ("trajectory_id", "response_id", "transition_id", "request_id")
+        yield record.id
+        targets = (record.trajectory_id, record.within, record.response_id, record.transition_id)
+        yield from (target for target in targets if target)
+        if record.named is not None:
+            kind, _, value = record.named.partition(":")
+            yield plain_name(kind, value)
 
 
 def user_name(user: str) -> str:

@@ -1,19 +1,22 @@
 """Erasing: everything that Redis holds of some trajectories, and nothing that others need."""
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
 
 from redis import WatchError
 
 from trajectories import keys
-from trajectories.model import Feedback, Transition
-from trajectories.names import name_digest, names_of_vote
+from trajectories.errors import RecordError
+from trajectories.model import Transition
+from trajectories.names import SHARED, indexed_names, name_digest, names_of_vote, plain_name
 from trajectories.store.archiving import Archiving
 from trajectories.store.contents import message_name
 from trajectories.store.items import Item
 from trajectories.store.packed import Packed
+from trajectories.store.packing import unpack
 from trajectories.store.refs import TrajectoryRef
+from trajectories.store.unpacking import Stored
 from trajectories.store.verdicts import Verdicts
 from trajectories.store.votes import Votes
 
@@ -48,11 +51,11 @@ class Erasing(Votes, Archiving, Verdicts):
         (tenant,) = {ref.tenant for ref in refs}
         contents: set[bytes] = set()
         for ref in refs:
-            steps, digests = self._held(ref)
-            contents |= digests
+            stored = self._redis.hgetall(keys.transitions_of(tenant, ref.id))
+            contents.update(_digests(stored.values()))
             erased.trajectories += int(self._redis.exists(keys.trajectory(tenant, ref.id)))
-            erased.transitions += len(steps)
-            erased.names |= {ref.id, *_names_of(steps)}
+            erased.transitions += len(stored)
+            erased.names |= {ref.id, *self._names(ref, stored)}
         votes = list(self._votes_about(tenant, refs, erased.names))
         erased.votes = len(votes)
         erased.names |= {item.id for item in votes}
@@ -68,11 +71,14 @@ class Erasing(Votes, Archiving, Verdicts):
         erased.contents = self._erase_contents(tenant, contents)
         return erased
 
-    def _held(self, ref: TrajectoryRef) -> tuple[Sequence[Transition], set[bytes]]:
-        """A trajectory's transitions, as far as they can be read, and the contents they need."""
-        stored = self._redis.hgetall(keys.transitions_of(ref.tenant, ref.id))
-        digests = {digest for value in stored.values() for digest in Packed.parse(value).digests}
-        return self.recorded(ref), digests
+    def _names(self, ref: TrajectoryRef, stored: Stored) -> set[str]:
+        """What a trajectory's transitions are called; where they cannot be read, their ids."""
+        try:
+            (steps,) = self.unpack([(ref, stored)])
+        except RecordError:
+            ids = [unpack(name) for name in stored]
+            return {name for id in ids for name in (id, "traj" + id[2:])}
+        return set(names_of_steps(steps))
 
     def _votes_about(
         self, tenant: str, refs: Collection[TrajectoryRef], names: Collection[str]
@@ -88,7 +94,7 @@ class Erasing(Votes, Archiving, Verdicts):
             start += _PAGE
             ids = [name for member in members if (name := member.decode()) not in seen]
             for item in self.items(tenant, ids):
-                if item.ref in refs or (item.vote is not None and _is_about(item.vote, names)):
+                if item.ref in refs or _is_about(item, names):
                     yield item
 
     def _erase_vote(self, tenant: str, item: Item) -> None:
@@ -142,8 +148,7 @@ class Erasing(Votes, Archiving, Verdicts):
         for ref in self.all_trajectories():
             if ref.tenant == tenant:
                 stored: Iterable[bytes] = self._redis.hvals(keys.transitions_of(tenant, ref.id))
-                for value in stored:
-                    found.update(Packed.parse(value).digests)
+                found.update(_digests(stored))
         return found
 
     def _erase_if_leaving(self, name: str) -> int:
@@ -160,15 +165,30 @@ class Erasing(Votes, Archiving, Verdicts):
                     continue
 
 
-def _names_of(steps: Iterable[Transition]) -> Iterator[str]:
+def _digests(stored: Iterable[bytes]) -> Iterator[bytes]:
+    """The contents that stored transitions refer to, but for what is no stored transition."""
+    for value in stored:
+        with suppress(RecordError):
+            yield from Packed.parse(value).digests
+
+
+def names_of_steps(steps: Iterable[Transition]) -> Iterator[str]:
+    """Whatever votes may call transitions."""
     for step in steps:
         # The id its client was told where its session was not named: see gateway/reception.py.
         yield from (step.id, "traj" + step.id[2:])
         yield from (name for name in (step.response_id, step.request_id) if name)
+        yield from (plain_name(*name) for name in indexed_names(step))
 
 
-def _is_about(vote: Feedback, names: Collection[str]) -> bool:
-    targets: tuple[Any, ...] = (vote.response_id, vote.trajectory_id, vote.within)
-    return any(target in names for target in targets) or (
-        vote.named is not None and vote.named.partition(":")[2] in names
-    )
+def _is_about(item: Item, names: Collection[str]) -> bool:
+    """Whether a vote means one of these names, or waits and may mean it."""
+    vote = item.vote
+    if vote is None:
+        return False
+    targets = [vote.response_id, vote.trajectory_id, vote.within]
+    if vote.named is not None:
+        kind, _, value = vote.named.partition(":")
+        if kind not in SHARED or item.ref is None:  # else it is another one's of that name
+            targets.append(plain_name(kind, value))
+    return any(target in names for target in targets)

@@ -14,6 +14,7 @@ from trajectories.errors import ScrubError
 from trajectories.ids import derived_id
 from trajectories.model import FeedbackSource, Trajectory
 from trajectories.privacy.scrubber import Scrubber
+from trajectories.privacy.tombstones import Tombstones
 from trajectories.store import Store, TrajectoryRef, VerdictState
 from workers.verdicts.budget import Budget, Purse
 from workers.verdicts.calibration import Calibration
@@ -95,6 +96,9 @@ class Panel:
             for member, opinions in given:
                 self._post(store, redis, name, member, opinions)
         except Waiting as waiting:
+            if Tombstones(redis).is_buried(trajectory):
+                store.settle_verdict(name, ref, due)
+                return
             update = {"state": "waiting", "attempts": attempts - 1, "reason": str(waiting)}
             said = store.verdict_states(ref).get(name)
             if said is not None and said.stamp == stamp and said.is_over:
@@ -109,7 +113,7 @@ class Panel:
                 if isinstance(error, NoVerdict)
                 else NoVerdict("timeout", "the job's own time was over")
             )
-            self._fail(store, name, trajectory, state, due, failure)
+            self._fail(store, redis, name, trajectory, state, due, failure)
             return
         store.settle_verdict(name, ref, due)
 
@@ -125,6 +129,7 @@ class Panel:
     def _fail(
         self,
         store: Store,
+        redis: Redis,
         name: str,
         trajectory: Trajectory,
         state: VerdictState,
@@ -133,6 +138,9 @@ class Panel:
     ) -> None:
         """No verdict this time, or ever: what it said of other content is withdrawn, not made 0."""
         ref = TrajectoryRef(trajectory.tenant, trajectory.id)
+        if Tombstones(redis).is_buried(trajectory):
+            store.settle_verdict(name, ref, due)
+            return
         now = time.time()
         store.count_verdict(name, ref.tenant, {f"failed:{failure.reason}": 1})
         is_last = state.attempts >= self.roster.sources[name].attempts
@@ -161,6 +169,8 @@ class Panel:
         self, store: Store, redis: Redis, name: str, trajectory: Trajectory, opinions: list[Opinion]
     ) -> None:
         ref = TrajectoryRef(trajectory.tenant, trajectory.id)
+        if Tombstones(redis).is_buried(trajectory):  # while it was judged
+            return
         stamp, now = self.roster.stamp(name, trajectory), time.time()
         before = store.verdict_states(ref).get(name)
         votes = verdict_votes(

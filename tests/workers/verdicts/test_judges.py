@@ -11,6 +11,7 @@ from tests.fakes.answering import Answer, AnsweringServer, Asked, completion
 from tests.workers.records import transition, vote
 from tests.workers.verdicts.conftest import REF, Court
 from trajectories import keys
+from trajectories.privacy.tombstones import Tombstones
 
 Serve = Callable[[Answer], AnsweringServer]
 Build = Callable[..., Court]
@@ -524,3 +525,32 @@ def test_a_long_trajectory_is_shown_by_its_start_and_its_end(court: Build, serve
     assert "weather in Seoul?" in material
     assert "characters left out" in material
     assert "the end" in material
+
+
+@pytest.mark.parametrize("answer", ["a verdict", "garbage"])
+@pytest.mark.parametrize("attempts", [1, 2])
+def test_a_verdict_on_what_was_forgotten_meanwhile_is_dropped(
+    court: Build, serve: Serve, answer: str, attempts: int
+) -> None:
+    def forget(asked: Asked) -> Any:
+        Tombstones(here.redis).bury(REF.tenant, [REF.id], time.time())
+        here.store.erase([REF])
+        return good(asked) if answer == "a verdict" else completion("what?")
+
+    here = court(judges=judge(serve(forget), attempts=attempts))
+    here.hear()
+    here.decide()
+    assert here.asks() == []
+    assert here.store.verdict_states(REF) == {}
+    assert here.redis.keys("feedback:*") == []
+    assert not here.redis.exists(keys.QUARANTINE)
+
+
+def test_a_trajectory_that_began_after_it_was_forgotten_is_judged(
+    court: Build, serve: Serve
+) -> None:
+    here = court(judges=judge(serve(good)))
+    here.hear()
+    Tombstones(here.redis).bury(REF.tenant, [REF.id], 999.0)
+    here.decide()
+    assert here.state("helpful") == ("given", "")
