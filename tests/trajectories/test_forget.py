@@ -315,6 +315,31 @@ def test_kept_responses_and_what_was_set_aside_go(redis: Any, forgetting: Forget
     assert redis.exists(keys.kept_response("default", "resp_2"))
 
 
+def test_what_others_have_in_the_quarantine_stays(redis: Any, forgetting: Forgetting) -> None:
+    ours = call("s1", user="1")
+    others = [
+        call("s2", user="2", text='"1"').model_copy(update={"session_id": "1"}),
+        call("s1", user="1", tenant="acme"),
+    ]
+    broken = [
+        b't{"request":{"user":"1","seed":',
+        b't{"metadata":{"user_id": "1"},"started_at":"x"}',
+    ]
+    kept = [
+        *map(pack_record, others),
+        b't{"tenant":"acme","request":{"user":"1"',
+        b't{"request":{"user":"2","seed":"1","text":"\\"user\\":\\"1\\""',
+    ]
+    for raw in (pack_record(ours), *broken, *kept):
+        redis.xadd(keys.QUARANTINE, {"stream": "traffic:gw", "id": "1-0", "r": raw, "reason": ""})
+    Store(redis).quarantine_verdict("judge", ref_of(others[1]), "garbage", 'says "1"')
+    wanted = forgetting.of_user("default", "1")
+    assert forgetting.forget(wanted, is_dry=True).set_aside == 3
+    assert forgetting.forget(wanted, settle_seconds=0).set_aside == 3
+    left = [fields[b"r"] for _, fields in redis.xrange(keys.QUARANTINE)]
+    assert left == [*kept, b""]
+
+
 @pytest.mark.parametrize("quoted", [[1, 2], [7]])
 def test_training_rows_go_and_the_adapters_are_named(
     redis: Any, forgetting: Forgetting, tmp_path: Path, quoted: list[int]

@@ -4,8 +4,9 @@ The tombstones come first, so that nothing that is under way brings back what
 is erased after them. Everything here may be run again.
 """
 
+import re
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +14,7 @@ import orjson
 from redis import Redis
 
 from trajectories import keys
+from trajectories.access import TENANT
 from trajectories.archive import Archive, Place
 from trajectories.archive.erasing import erase, of_users, segments_with
 from trajectories.errors import RecordError
@@ -25,6 +27,10 @@ from trajectories.store.erasing import Erased, names_of_steps
 
 SETTLE_SECONDS = 1.0  # a record that was looked at before the tombstone is stored by then
 _PAGE = 500
+# A field of a record that may be cut off or otherwise broken, and the string it has.
+_NAMED = re.compile(
+    rb'"(tenant|user|safety_identifier|user_id)"\s*:\s*("(?:[^"\\]|\\.)*")', re.DOTALL
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +102,7 @@ class Forgetting:
             first = self._store.erase(refs)
             forgotten.hot.contents = first.contents
         forgotten.under_way = self._streams(wanted, names, is_dry=is_dry)
-        forgotten.set_aside = self._quarantine(tenant, names, wanted.users, is_dry=is_dry)
+        forgotten.set_aside = self._quarantine(wanted, names, is_dry=is_dry)
         forgotten.responses = self._responses(tenant, names, is_dry=is_dry)
         if is_dry:
             forgotten.archived = len(segments_with(self._place, refs))
@@ -145,17 +151,11 @@ class Forgetting:
                         self._redis.xdel(stream, entry_id)
         return erased
 
-    def _quarantine(
-        self, tenant: str, names: Collection[str], users: Collection[str], *, is_dry: bool
-    ) -> int:
-        """Records that could not be applied: looked at as bytes, as they may be anything."""
-        # Ids of our own making: what a client calls its votes may stand anywhere.
-        ours = [name.encode() for name in names if name.startswith(("tr_", "traj_"))]
-        marks = [*ours, *map(orjson.dumps, users)]
+    def _quarantine(self, wanted: Wanted, names: Collection[str], *, is_dry: bool) -> int:
+        """Records that could not be applied, and verdicts that were given up."""
         erased = 0
         for entry_id, fields in self._entries(keys.QUARANTINE):
-            said = b"\n".join(fields.values())
-            if any(mark in said for mark in marks):
+            if is_set_aside_of(wanted, names, fields):
                 erased += 1
                 if not is_dry:
                     self._redis.xdel(keys.QUARANTINE, entry_id)
@@ -188,3 +188,40 @@ class Forgetting:
             if any(self._redis.smismember(key, list(members))) if members else False:
                 found.append(f"{policy}@{version}")
         return sorted(found)
+
+
+def is_set_aside_of(wanted: Wanted, names: Collection[str], fields: Mapping[bytes, bytes]) -> bool:
+    """Whether an entry of the quarantine is of what is wanted: its payload may be anything."""
+    raw = fields.get(b"r", b"")
+    if not raw:  # a verdict
+        return fields.get(b"id", b"").decode() in {str(ref) for ref in wanted.refs}
+    # Ids of our own making: what a client calls its votes may stand anywhere.
+    marks = [name.encode() for name in names if name.startswith(("tr_", "traj_"))]
+    said = b"\n".join(fields.values())
+    is_named = any(mark in said for mark in marks)
+    try:
+        record = unpack_record(raw)
+    except RecordError:
+        tenant, users = _tenant_and_users(raw)
+        return tenant == wanted.tenant and (is_named or not wanted.users.isdisjoint(users))
+    own = {*names, *map(user_name, wanted.users)}
+    return record.tenant == wanted.tenant and (is_named or not own.isdisjoint(names_of(record)))
+
+
+def _tenant_and_users(raw: bytes) -> tuple[str, set[str]]:
+    """Whose a payload is that is no record, as far as it can be told from its bytes."""
+    found = [
+        (name, text)
+        for name, written in _NAMED.findall(raw)
+        if (text := _text(written)) is not None
+    ]
+    tenants = [text for name, text in found if name == b"tenant"]
+    users = {text for name, text in found if name != b"tenant"}
+    return tenants[0] if tenants else TENANT, users
+
+
+def _text(written: bytes) -> str | None:
+    try:
+        return str(orjson.loads(written))
+    except orjson.JSONDecodeError:
+        return None
