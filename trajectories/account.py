@@ -27,10 +27,14 @@ def account_of(
     *,
     windows: Mapping[str, float],
     now: float,
+    foreign: str | None = None,
 ) -> Account:
-    """The account of a trajectory at `now`, in unix seconds; `windows` as in labels.py."""
+    """The account of a trajectory at `now`, in unix seconds; `windows` as in labels.py.
+
+    `foreign` is a policy that answered but learns from another tenant's traffic.
+    """
     return Account(
-        policies=trajectory.policies,
+        policies=tuple(policy for policy in trajectory.policies if policy != foreign),
         labels=labels_of(trajectory, votes, windows, now),
         waited_until=waited_until(trajectory, votes, windows),
         tally=tally_of(

@@ -322,7 +322,12 @@ def build_archiver(
         redis,
         Place(settings.archive_url, **options),
         settings.archive,
-        Scorer.from_settings(settings.rewards, settings.agents),
+        Scorer.from_settings(
+            settings.rewards,
+            settings.agents,
+            policy=settings.policy,
+            policy_tenant=settings.policy_tenant,
+        ),
         scrub=open_scrub(settings, redis),
         hook=hook,
         pace=pace,

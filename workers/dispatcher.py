@@ -10,7 +10,7 @@ import logging
 import traceback
 from collections.abc import Sequence
 from threading import Event
-from time import time
+from time import monotonic, time
 from typing import Any
 
 from redis import Redis
@@ -64,6 +64,7 @@ class Dispatcher:
         self._expire = Timer(timing.expire_every)
         self._learn = Timer(timing.learn_every)
         self._is_well = True
+        self._is_behind = False  # more was idle than one turn could close
 
     def run(self, stop: Event) -> None:
         """Work until `stop` is set. Redis away is waited out; nothing else ends the loop."""
@@ -96,9 +97,8 @@ class Dispatcher:
         if self._take_over.is_due():
             for entries in self._traffic.take_over(self._timing.reclaim_idle):
                 self._apply_all(entries)
-        if self._close.is_due():
-            self._store.close_idle(time() - self._label_window_seconds)
-            self._store.end_windows(time())
+        if self._close.is_due() or self._is_behind:
+            self._is_behind = self._close_all()
         self._reconciler.ask()
         if self._desk is not None:
             self._desk.ask()
@@ -110,6 +110,15 @@ class Dispatcher:
             self._store.expire_pending(time())
             if missed := self._store.expire_archiving(time()):
                 log.error("%d trajectories expired before they were archived", missed)
+
+    def _close_all(self) -> bool:
+        """Close what is idle and end the windows that are over; whether some may be left."""
+        until = monotonic() + self._timing.close_for
+        self._store.end_windows(time())
+        while self._store.close_idle(time() - self._label_window_seconds):
+            if monotonic() >= until:
+                return True
+        return False
 
     def _apply_all(self, entries: Sequence[Entry]) -> None:
         """Apply a batch in the order of its calls: several streams may hold one conversation."""

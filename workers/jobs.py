@@ -47,6 +47,8 @@ class Scorer:
     compositions: Mapping[str, Composition] = field(default_factory=dict)  # of agents that differ
     roster: Roster = field(default_factory=Roster)  # who is asked once it is closed
     windows: Mapping[str, float] = field(default_factory=dict)  # metric -> seconds it takes
+    policy: str | None = None  # the one that learns from `policy_tenant` alone
+    policy_tenant: str | None = None
 
     @classmethod
     def from_settings(
@@ -55,6 +57,8 @@ class Scorer:
         agents: Mapping[str, AgentSettings] | None = None,
         *,
         roster: Roster | None = None,
+        policy: str | None = None,
+        policy_tenant: str | None = None,
     ) -> Self:
         """Raises SettingsError when an `air` table names no signal or a value out of range."""
         return cls(
@@ -66,6 +70,8 @@ class Scorer:
             },
             roster or Roster(),
             settings.windows,
+            policy,
+            policy_tenant,
         )
 
     def score(self, store: Store, ref: TrajectoryRef) -> None:
@@ -106,6 +112,8 @@ class Scorer:
                 outcome,
                 windows=self.windows,
                 now=time.time(),
+                # The base model answers other tenants under the policy's name.
+                foreign=None if ref.tenant == self.policy_tenant else self.policy,
             ),
         )
 

@@ -223,7 +223,12 @@ def run_replay(settings: Settings, arguments: Sequence[str]) -> int:
         report = replay(
             connect(settings.redis),
             Place(settings.archive_url),
-            Scorer.from_settings(settings.rewards, settings.agents),
+            Scorer.from_settings(
+                settings.rewards,
+                settings.agents,
+                policy=settings.policy,
+                policy_tenant=settings.policy_tenant,
+            ),
             filters,
             is_written=given.write,
             advance=lambda: progress.advance(shown),

@@ -21,6 +21,7 @@ class Timing:
     ask_again: float = 2.0 * JOB_TIMEOUT_SECONDS  # a job that is gone by then was lost
     ask_again_failed: float = 600.0  # scoring that failed for good is tried this seldom
     close_every: float = 1.0
+    close_for: float = 0.5  # of one turn; what is idle then is closed in the next
     expire_every: float = 15.0
     learn_every: float = 2.0  # whether there is enough for a dictionary
     longest_wait: float = 5.0  # between attempts while Redis is away

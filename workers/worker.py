@@ -58,7 +58,11 @@ def run_worker(
     use_scorer(
         scorer
         or Scorer.from_settings(
-            settings.rewards, settings.agents, roster=Roster(settings.verdict_sources)
+            settings.rewards,
+            settings.agents,
+            roster=Roster(settings.verdict_sources),
+            policy=settings.policy,
+            policy_tenant=settings.policy_tenant,
         )
     )
     run_jobs(settings, stop, reward_queue, is_burst=is_burst)

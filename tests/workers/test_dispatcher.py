@@ -82,6 +82,33 @@ def test_an_idle_trajectory_is_closed_and_scored(settings: Settings, client: Any
     assert found.is_closed
 
 
+def test_all_that_is_idle_is_closed_however_much_it_is(settings: Settings, client: Any) -> None:
+    store = Store(client)
+    for number in range(4):
+        store.add_transition(transition(0, trajectory=f"traj_{number}"))
+    steps = dispatcher(settings, close_every=1e9)
+    few = store.close_idle
+    steps._store.close_idle = lambda before: few(before, limit=1)  # type: ignore[method-assign]
+    steps.step(NEVER)
+    assert client.zcard(keys.OPEN) == 0
+
+
+def test_what_a_turn_has_no_time_to_close_is_closed_in_the_next(
+    settings: Settings, client: Any
+) -> None:
+    store = Store(client)
+    for number in range(3):
+        store.add_transition(transition(0, trajectory=f"traj_{number}"))
+    steps = dispatcher(settings, close_every=1e9, close_for=0.0)
+    few = store.close_idle
+    steps._store.close_idle = lambda before: few(before, limit=1)  # type: ignore[method-assign]
+    left = []
+    for _ in range(3):
+        steps.step(NEVER)
+        left.append(client.zcard(keys.OPEN))
+    assert left == [2, 1, 0]
+
+
 def test_entries_another_group_needs_are_not_trimmed(settings: Settings, client: Any) -> None:
     ship(client, *[transition(number, content="hi") for number in range(4)])
     stream = keys.traffic("g1")

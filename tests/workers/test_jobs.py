@@ -45,6 +45,25 @@ def test_a_trajectory_is_scored_from_all_that_is_known(redis: Any) -> None:
     assert not store.is_waiting_for_scoring(REF)
 
 
+def test_only_the_tenant_that_a_policy_learns_from_fills_its_queue_and_its_labellers(
+    redis: Any,
+) -> None:
+    store = Store(redis)
+    scorer = Scorer.from_settings(RewardSettings(), policy="policy", policy_tenant="default")
+    for tenant in ("default", "acme"):
+        made = transition(0, content="a", finish_reason="length")
+        store.add_transition(made.model_copy(update={"tenant": tenant}))
+        said = vote(1.0, trajectory="traj_a", is_final=True)
+        source = said.source.model_copy(update={"id": f"user-of-{tenant}"})
+        store.add_feedback(said.model_copy(update={"tenant": tenant, "source": source}))
+        scorer.score(store, TrajectoryRef(tenant, "traj_a"))
+    assert store.trainable("policy", 10) == [REF]
+    assert store.count_labellers("policy") == 1
+    other = store.trajectory(TrajectoryRef("acme", "traj_a"))
+    assert other is not None
+    assert other.reward is not None
+
+
 def test_a_trajectory_of_which_nothing_is_known_has_no_reward(redis: Any) -> None:
     store = Store(redis)
     store.add_transition(transition(0, content="a"))
