@@ -10,7 +10,7 @@ after run.json exists.
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import orjson
 
@@ -167,7 +167,8 @@ def sort_out(
         for ref, entry in pairs
         if entry is not None and entry.is_closed and ref.tenant == selection.tenant
     ]
-    dropped = dropped_labels(closed, caps)
+    selection = _reading_once(selection)
+    dropped = _dropped_for(closed, selection, caps)
     samples: list[Sample] = []
     refs: list[str] = []
     set_aside: list[str] = []
@@ -211,6 +212,39 @@ def sort_out(
         labellers=labellers(usable, dropped.ids),
         capped=_capped(closed, dropped),
     )
+
+
+def _dropped_for(closed: Sequence[Trajectory], selection: Selection, caps: Caps) -> Dropped:
+    """Which labels are left out, by shares of what the round can use and not of all there is.
+
+    SFT uses the successes alone. Its caps are taken twice: of all that has
+    samples, so that nobody's votes keep others' successes out, and then of these.
+    """
+    ignored = dropped_labels(closed, replace(caps, share=1.0)).ignored
+
+    def usable(rules: Selection, without: frozenset[str]) -> list[Trajectory]:
+        return [entry for entry in closed if samples_of(entry, rules, without)[0]]
+
+    capped = dropped_labels(usable(replace(selection, above=None), ignored), caps).capped
+    if selection.above is not None:
+        without = ignored | capped
+        capped |= dropped_labels(usable(selection, without), caps, without).capped
+    return Dropped(capped, ignored)
+
+
+def _reading_once(selection: Selection) -> Selection:
+    """The same rules, which look through the texts of a call only once."""
+    if (check := selection.is_personal) is None:
+        return selection
+    found: dict[tuple[str, str], bool] = {}
+
+    def is_personal(transition: Transition) -> bool:
+        name = (transition.tenant, transition.id)
+        if name not in found:
+            found[name] = check(transition)
+        return found[name]
+
+    return replace(selection, is_personal=is_personal)
 
 
 def main_reason(trajectory: Trajectory, reasons: Counter[Exclusion], dropped: Dropped) -> Exclusion:

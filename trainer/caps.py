@@ -43,13 +43,17 @@ class Dropped:
         return self.capped | self.ignored
 
 
-def dropped_labels(trajectories: Iterable[Trajectory], caps: Caps) -> Dropped:
-    """Which labels a round of these trajectories leaves out."""
+def dropped_labels(
+    trajectories: Iterable[Trajectory], caps: Caps, without: frozenset[str] = frozenset()
+) -> Dropped:
+    """Which labels a round of these trajectories leaves out; `without` some that it has not."""
     labels: dict[tuple[str, str], dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     ignored: set[str] = set()
     for trajectory in trajectories:
         for reward in trajectory.rewards:
             principal = reward.principal
+            if reward.id in without:
+                continue
             if principal in caps.ignored:
                 ignored.add(reward.id)
             elif principal is not None:

@@ -120,6 +120,41 @@ def test_without_a_capped_label_a_fault_that_air_saw_is_still_a_fault() -> None:
     assert [sample.reward for sample in alone] == [-0.3] * 28
 
 
+def test_shares_are_of_what_a_round_can_use_and_not_of_all_there_is() -> None:
+    """One holds all the labels of a round whose others speak of calls that teach nothing."""
+    spam = [labelled(f"s{n}", label(f"s{n}", SPAMMER)) for n in range(100)]
+    useful = [labelled(f"t{n}", label(f"t{n}", f"u{n}")) for n in range(100)]
+    useless = [
+        entry.model_copy(
+            update={
+                "transitions": tuple(
+                    step.model_copy(update={"policy": "another"}) for step in entry.transitions
+                )
+            }
+        )
+        for entry in (labelled(f"x{n}", label(f"x{n}", f"v{n}")) for n in range(900))
+    ]
+    batch = sorted_out([*spam, *useful, *useless], Caps())
+    assert batch.labellers[SPAMMER] / sum(batch.labellers.values()) <= 0.02
+
+
+def test_sft_shares_are_of_the_successes_and_nobody_votes_others_successes_down() -> None:
+    spam = [labelled(f"s{n}", label(f"s{n}", SPAMMER)) for n in range(100)]
+    good = [labelled(f"t{n}", label(f"t{n}", f"u{n}")) for n in range(100)]
+    bad = [labelled(f"x{n}", label(f"x{n}", f"v{n}", -1.0)) for n in range(900)]
+    vetoed = [
+        labelled(f"y{n}", label(f"y{n}", f"w{n}"), label(f"y{n}", "veto", -1.0, 1))
+        for n in range(100)
+    ]
+    found = [(TrajectoryRef(entry.tenant, entry.id), entry) for entry in [*spam, *good, *bad]]
+    batch = sort_out(found, a_selection(above=0.0, needs_ratio=False), Caps())
+    rows = Counter(sample.principals[0] for sample in batch.samples)
+    assert 0 < rows[SPAMMER] <= 0.02 * sum(rows.values())
+    found += [(TrajectoryRef(entry.tenant, entry.id), entry) for entry in vetoed]
+    batch = sort_out(found, a_selection(above=0.0, needs_ratio=False), Caps())
+    assert sum("w" in sample.principals[0] for sample in batch.samples) >= 70
+
+
 def test_a_verifier_of_the_operators_own_may_label_everything() -> None:
     spam = [labelled(f"s{n}", label(f"s{n}", "unit-tests")) for n in range(60)]
     others = [labelled(f"t{n}", label(f"t{n}", f"u{n}")) for n in range(10)]
