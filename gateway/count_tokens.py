@@ -57,7 +57,7 @@ async def _count(services: Services, target: Target, body: dict[str, Any]) -> Re
     status, found = await services.upstream.ask("POST", place, "/tokenize", asked, seconds=_SECONDS)
     count = found.get("count")
     if status != 200 or type(count) is not int:
-        raise _refusal(status, found)
+        raise _refusal(status, orjson.loads(services.redactor.without_known(orjson.dumps(found))))
     return JSONResponse({"input_tokens": count})
 
 
@@ -91,6 +91,8 @@ async def _pass(
         raise ApiError(502, "upstream_broke_off", message, retry_after=1) from error
     finally:
         answer.release()
+    if answer.status >= 400:  # it may quote the key it was asked with
+        content = services.redactor.without_known(content)
     response = Response(content, answer.status)
     response.raw_headers.extend(response_headers(answer))
     return response

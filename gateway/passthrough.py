@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Sequence
 import aiohttp
 
 from gateway.carry import carry
-from gateway.errors import ApiError, Message, Receive, Scope, Send
+from gateway.errors import ApiError, Headers, Message, Receive, Scope, Send
 from gateway.refusals import refuse
 from gateway.services import Services
 from gateway.upstream import Place, UpstreamCut, response_headers
@@ -188,6 +188,9 @@ class _Forward:
     async def _return(self, response: aiohttp.ClientResponse) -> None:
         send = self._send
         headers = response_headers(response)
+        if response.status >= 400 and self._scope["method"] != "HEAD":
+            await self._return_error(response, headers)
+            return
         length = response.headers.get("content-length")
         if length is not None:
             headers.append((b"content-length", length.encode()))
@@ -196,3 +199,12 @@ class _Forward:
         while piece := await self._services.upstream.read(response):
             await send({"type": "http.response.body", "body": piece, "more_body": True})
         await send({"type": "http.response.body", "body": b""})
+
+    async def _return_error(self, response: aiohttp.ClientResponse, headers: Headers) -> None:
+        """An error may quote the key that the upstream was asked with."""
+        content = await self._services.upstream.read_all(response)
+        content = self._services.redactor.without_known(content)
+        headers.append((b"content-length", str(len(content)).encode()))
+        start = {"type": "http.response.start", "status": response.status, "headers": headers}
+        await self._send(start)
+        await self._send({"type": "http.response.body", "body": content})

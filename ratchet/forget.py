@@ -10,7 +10,7 @@ from rich.table import Table
 
 from ratchet.redis_server import open_redis
 from trajectories.access import TENANT
-from trajectories.archive import Place
+from trajectories.archive import Archive, Place
 from trajectories.errors import RatchetError
 from trajectories.ids import trajectory_id
 from trajectories.privacy.forget import Forgetting, Forgotten, Wanted
@@ -43,9 +43,10 @@ def forget(
     if sum(map(bool, (trajectory, session, user))) != 1:
         raise RatchetError("say what to forget: one of --trajectory, --session and --user")
     settings = load_settings(**({} if data_dir is None else {"data_dir": data_dir}))
+    place = Place(settings.archive_url)
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with open_redis(settings) as redis, Progress(*columns, console=err, transient=True) as bar:
-        forgetting = Forgetting(redis, Place(settings.archive_url), settings.runs_dir)
+        forgetting = Forgetting(redis, place, settings.runs_dir)
         looking = bar.add_task("looking for it", total=None)
         if user is not None:
             wanted = forgetting.of_user(tenant, user, progress=lambda: bar.advance(looking))
@@ -54,9 +55,12 @@ def forget(
                 trajectory_id(tenant, session=name, task=None) for name in session or ()
             ]
             wanted = _wanted(Store(redis), tenant, ids)
+        has_archive = bool(Archive(place).manifests())
         bar.update(looking, description="erasing")
         forgotten = forgetting.forget(wanted, is_dry=dry_run, progress=lambda: bar.advance(looking))
     _show(wanted, forgotten, is_dry=dry_run)
+    if not has_archive:
+        out.print(f"no archive at {settings.archive_url}: elsewhere it may lie still")
 
 
 def _wanted(store: Store, tenant: str, ids: list[str]) -> Wanted:

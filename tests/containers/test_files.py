@@ -232,6 +232,22 @@ def test_the_gateway_writes_its_spool_and_nothing_else() -> None:
     assert SERVICES["archiver"]["volumes"] == ["archive:/var/lib/ratchet/archive"]
 
 
+def test_what_forgets_may_write_the_archive_and_the_training_rows() -> None:
+    """`docker compose exec trainer ratchet forget ...`, as the user who wrote both."""
+    volumes = SERVICES["trainer"]["volumes"]
+    assert "archive:/var/lib/ratchet/archive" in volumes
+    assert "training:/var/lib/ratchet" in volumes
+    assert ("USER", SERVICES["archiver"]["user"]) in instructions("Dockerfile.trainer")
+    for name in ("Dockerfile.gateway", "Dockerfile.trainer"):
+        made = " ".join(args for word, args in instructions(name) if word == "RUN")
+        assert re.search(r"install -d -o 10002 -g 10002 [^&]*/var/lib/ratchet/archive", made)
+
+
+def test_a_judge_that_asks_the_gateway_has_its_key() -> None:
+    assert "RATCHET_GATEWAY_API_KEY" in SERVICES["verdicts"]["environment"]
+    assert SERVICES["verdicts"]["environment"]["RATCHET_GATEWAY_API_KEY"] is None
+
+
 def test_vllm_reads_what_the_trainer_writes_at_the_same_path() -> None:
     (mount,) = [
         volume for volume in SERVICES["vllm"]["volumes"] if volume.get("source") == "adapters"

@@ -1,6 +1,7 @@
 """Secrets in calls and votes: gone before the spool, with the token ids that spell them."""
 
 import asyncio
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from gateway.dialects.fold import Folded
 from gateway.spool.payload import shipped, stream_payload, whole_payload
 from gateway.spool.segments import list_segments
+from tests.fakes.answering import answering
 from tests.fakes.openai_server import ScriptedServer
 from tests.gateway.conftest import Running, wait_for
 from trajectories import keys
@@ -163,6 +165,26 @@ def test_an_error_that_quotes_a_secret_is_recorded_without_it(
         (record,) = running.records()
     assert record.outcome is Outcome.FAILED
     assert SECRET.encode() not in spool_bytes(running)
+
+
+@pytest.mark.parametrize("path", ["/v1/files", "/v1/messages/count_tokens"])
+@pytest.mark.parametrize("model", ["policy", "far"])
+def test_an_error_of_any_route_that_quotes_our_key_is_passed_on_without_it(
+    start: Callable[..., Running], path: str, model: str
+) -> None:
+    key = "the-engines-own/key"
+    said = {"error": {"message": f"wrong key {key}", "type": "invalid_request_error"}}
+    with answering(lambda asked: (400, json.dumps(said).replace("/", "\\/").encode())) as engine:
+        running = start(
+            upstream={"url": engine.url, "api_key": key},
+            upstreams={"far": {"url": engine.url, "api_key": key, "dialects": ["messages"]}},
+            routes={"far": {"upstream": "far", "model": "far"}},
+        )
+        body = {"model": model, "max_tokens": 9, "messages": [{"role": "user", "content": "hi"}]}
+        answer = running.client.post(path, json=body)
+        assert engine.asked[-1].headers["authorization"].endswith(key)
+    assert answer.status_code == 400
+    assert "wrong key [redacted:upstream_key]" in answer.json()["error"]["message"]
 
 
 def test_names_that_hold_a_secret_are_redacted(running: Running) -> None:

@@ -8,9 +8,11 @@ import pytest
 from typer.testing import CliRunner
 
 from ratchet import cli
+from tests.trajectories.archive.test_place import segment
 from tests.trajectories.test_forget import call, ref_of, rewarded
+from trajectories.archive import Place
 from trajectories.connection import connect
-from trajectories.settings import RedisSettings
+from trajectories.settings import RedisSettings, load_settings
 
 runner = CliRunner()
 
@@ -26,6 +28,10 @@ def store(
     client.close()
 
 
+def archive_url() -> str:
+    return load_settings().archive_url
+
+
 def test_a_session_is_named_as_its_client_names_it(store: Any) -> None:
     step = call("s1")
     kept = store(step)
@@ -37,6 +43,7 @@ def test_a_session_is_named_as_its_client_names_it(store: Any) -> None:
     assert done.exit_code == 0, done.output
     assert kept.trajectory(ref_of(step)) is None
     assert "trajectories in Redis" in done.output
+    assert f"no archive at {archive_url()}" in done.output
 
 
 def test_a_user_and_a_trajectory_may_be_named_instead(store: Any) -> None:
@@ -48,8 +55,11 @@ def test_a_user_and_a_trajectory_may_be_named_instead(store: Any) -> None:
     done = runner.invoke(cli.app, ["forget", "--trajectory", other.trajectory_id])
     assert done.exit_code == 0
     assert kept.trajectory(ref_of(other)) is None
+    place = Place(archive_url())
+    list(segment(place).seal())
     nobody = runner.invoke(cli.app, ["forget", "--user", "nobody"])
     assert "nothing of it was found" in nobody.output
+    assert "no archive at" not in nobody.output
 
 
 def test_one_thing_has_to_be_named(store: Any) -> None:
