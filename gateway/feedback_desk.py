@@ -17,12 +17,13 @@ from gateway.attribution import clean_id
 from gateway.errors import ApiError
 from gateway.feedback_body import FeedbackBody, invalid
 from gateway.feedback_fate import training_of
-from gateway.feedback_record import to_records
+from gateway.feedback_record import said_with, to_records
 from gateway.redaction import feedback_without_secrets
 from gateway.services import Services
 from trajectories.connection import RedisError
 from trajectories.errors import RecordError, SpoolError
 from trajectories.model import Feedback, Retraction
+from trajectories.standing import said
 from trajectories.store import Item, Place
 
 MOST_PENDING = 10_000  # votes of one tenant that wait for what they are about
@@ -80,7 +81,7 @@ class Desk:
         A brief answer says nothing of the transition that is meant, which takes reading it.
         Without Redis a strict vote is a RedisError, and any other is kept unseen.
         """
-        records = self._records(body, caller, path_session, time.time() if now is None else now)
+        records = self.records_of(body, caller, path_session, time.time() if now is None else now)
         vote = records[0]
         status = 200 if body.is_plain_200 else 202
         if not has_redis and not is_strict:
@@ -118,11 +119,13 @@ class Desk:
             status = 200
         except RedisError:
             used, status = {}, 202  # it is applied when Redis is back, if there is such a vote
-        retraction = Retraction(
-            feedback_id=feedback_id, tenant=caller.tenant, received_at=time.time()
-        )
+        now = time.time()
+        retractions = [
+            Retraction(feedback_id=taken, tenant=caller.tenant, received_at=now)
+            for taken in (feedback_id, *said_with(feedback_id))
+        ]
         try:
-            self.services.recorder.keep_all([retraction])
+            self.services.recorder.keep_all(retractions)
         except SpoolError as error:
             raise not_stored() from error
         return Answer(status, {**content, **used})
@@ -139,6 +142,8 @@ class Desk:
         """The votes that this one replaced, or that replaced it: oldest first."""
         if item.vote is None or item.ref is None:
             return []
+        votes = self._store.votes_on(item.ref)
+        joined = item.vote.model_copy(update={"transition_id": item.transition_id})
         return [
             {
                 "feedback_id": vote.id,
@@ -147,13 +152,14 @@ class Desk:
                 "received_at": vote.received_at,
                 "status": "attached" if vote.retracted_at is None else "retracted",
             }
-            for vote in self._store.votes_on(item.ref)
-            if vote.identity == item.vote.identity and vote.id != item.id
+            for vote in votes
+            if said(vote) == said(joined) and vote.id != item.id
         ]
 
-    def _records(
+    def records_of(
         self, body: FeedbackBody, caller: Caller, path_session: str | None, now: float
     ) -> list[Feedback]:
+        """The vote, without secrets, and what was said besides; ApiError for a refusal."""
         redactor = self.services.redactor
         self._check_source(body)
         if body.output_text is not None:  # as the answer that is looked for was recorded

@@ -5,6 +5,7 @@ from typing import Any
 
 from gateway.attribution import clean_id
 from gateway.feedback_body import FeedbackBody, form_of, invalid
+from gateway.feedback_styles import BESIDES
 from trajectories import names
 from trajectories.ids import derived_id, trajectory_id
 from trajectories.model import Feedback, FeedbackSource
@@ -63,6 +64,11 @@ def to_records(
         **shared,
     )
     return [vote, *_besides(body, vote, settings)]
+
+
+def said_with(feedback_id: str) -> tuple[str, ...]:
+    """Ids of all that may have been said besides a vote: they are taken back with it."""
+    return tuple(derived_id("fb", feedback_id, name) for name in BESIDES)
 
 
 def _besides(body: FeedbackBody, vote: Feedback, settings: RewardSettings) -> Iterator[Feedback]:
@@ -159,8 +165,11 @@ def _trajectory(body: FeedbackBody, tenant: str) -> str | None:
 
 def _metadata(body: FeedbackBody) -> dict[str, Any]:
     kept = dict(body.metadata or {})
-    if body.tags:
-        kept["tags"] = body.tags
-    if body.model_extra:
-        kept["extra"] = body.model_extra
+    for name, added in (("tags", body.tags), ("extra", body.model_extra)):
+        if added:
+            own = kept.get(name)
+            # What the client put there itself stays, where both are maps; else under another name.
+            if own is not None and not isinstance(own, dict):
+                kept[f"own_{name}"] = own
+            kept[name] = {**own, **added} if isinstance(own, dict) else added
     return kept

@@ -11,6 +11,7 @@ from typing import Any
 from gateway.errors import ApiError
 
 _BONUSES = ("satisfied", "used_result")
+BESIDES = (*_BONUSES, "rating")  # names of `also`
 _RESERVED = {"comment": "comment", "demonstration": "correction"}
 
 

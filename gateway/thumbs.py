@@ -23,7 +23,6 @@ from gateway.errors import ApiError
 from gateway.feedback import AtDesk, By, Raw
 from gateway.feedback_body import MAX_DEPTH, invalid, read_feedback
 from gateway.feedback_desk import Desk
-from gateway.feedback_record import to_records
 from gateway.limits import Bucket
 from gateway.services import Services
 from gateway.thumb_token import BadToken, Thumb, Value, read_token, sign, written
@@ -120,15 +119,7 @@ def make_token(
         {name: value for name, value in asked.items() if name not in TokenBody.model_fields}
         | {"value": 1.0}
     )
-    (vote, *_) = to_records(
-        body,
-        desk.services.settings.rewards,
-        feedback_id="token",
-        tenant=caller.tenant,
-        key=caller.key_id,
-        path_session=path_ids(request.scope).session,
-        now=0.0,
-    )
+    (vote, *_) = desk.records_of(body, caller, path_ids(request.scope).session, now=0.0)
     fields = {"response_id", "named", "trajectory_id", "step", "within"}
     thumb = Thumb(
         tenant=caller.tenant,

@@ -27,7 +27,7 @@ def standing_votes(
         if found is None:
             continue
         rank = (vote.received_at, vote.id, vote.retracted_at is not None)
-        key = (vote.identity,) if vote.has_own_id else _said(found)
+        key = said(found)
         if key not in last or last[key][0] < rank:
             last[key] = (rank, found)
     kept = [vote for _, vote in last.values() if vote.retracted_at is None]
@@ -62,5 +62,12 @@ def _target(transitions: Sequence[Transition], vote: Feedback) -> Feedback | Non
     return vote.model_copy(update={"transition_id": transitions[index].id})
 
 
-def _said(vote: Feedback) -> tuple[str, ...]:
-    return (vote.transition_id or "", vote.name, vote.source.type, vote.source.id)
+def said(vote: Feedback) -> tuple[str, ...]:
+    """Equal for votes on one trajectory of which the last one stands.
+
+    `transition_id` has to be filled in where one is the target; else `step` tells them apart.
+    """
+    if vote.has_own_id:
+        return (vote.identity,)
+    step = "" if vote.step is None else str(vote.step)
+    return (vote.transition_id or step, vote.name, vote.source.type, vote.source.id)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from gateway.errors import ApiError
 from gateway.feedback_body import FeedbackBody, parse_feedback
-from gateway.feedback_record import to_records
+from gateway.feedback_record import said_with, to_records
 from gateway.training import Trigger, _queue
 from tests.gateway.conftest import Running
 from trajectories import keys
@@ -371,7 +371,8 @@ def test_a_vote_that_was_taken_back_says_nothing_any_more(running: Running) -> N
     assert found["received_at"]
     nothing = running.client.delete("/v1/feedback/nobody")
     assert (nothing.status_code, nothing.json()["error"]["code"]) == (404, "unknown_feedback")
-    assert len(running.records(Retraction)) == 1
+    taken = [record.feedback_id for record in running.records(Retraction)]
+    assert taken == [posted["feedback_id"], *said_with(posted["feedback_id"])]  # once
 
 
 def test_what_was_trained_on_says_by_which_versions(running: Running) -> None:
@@ -478,7 +479,8 @@ def test_a_vote_is_taken_back_while_redis_is_away(start: Callable[..., Running])
     posted = post(running, session_id="s1", value=1).json()
     answer = running.client.delete(f"/v1/feedback/{posted['feedback_id']}")
     assert (answer.status_code, answer.json()["status"]) == (202, "retracted")
-    assert len(running.records(Retraction)) == 1
+    taken = [record.feedback_id for record in running.records(Retraction)]
+    assert taken == [posted["feedback_id"], *said_with(posted["feedback_id"])]  # once
 
 
 def test_settings_say_what_a_value_is_worth(start: Callable[..., Running]) -> None:
@@ -568,3 +570,28 @@ def test_nobody_speaks_for_a_judge_of_the_gateway(start: Callable[..., Running])
     assert (refused.status_code, refused.json()["error"]["param"]) == (422, "source")
     said["source"] = {"type": "judge", "id": "somebody-else"}
     assert client.post("/v1/feedback", json=said).status_code == 202
+
+
+def test_what_was_said_with_a_vote_is_taken_back_with_it(running: Running) -> None:
+    said = {"rating": 5, "satisfied": True, "used_result": False}
+    span = running.chat(session_id="s1").json()["id"]
+    deliver(running)
+    taken = post(running, span_id=span, reward=0.8, metadata=said).json()["feedback_id"]
+    deliver(running)
+    assert running.client.delete(f"/v1/feedback/{taken}").status_code == 200
+    deliver(running)
+    listed = running.client.get("/v1/feedback").json()["data"]
+    assert [(item["status"], item["value"]) for item in listed] == [("retracted", None)] * 4
+
+
+def test_a_cursor_of_no_time_is_refused(running: Running) -> None:
+    for after in ("nan:x", "inf:x", "-inf:x", "x", "1"):
+        refused = running.client.get("/v1/feedback", params={"after": after})
+        assert (refused.status_code, refused.json()["error"]["param"]) == (422, "after")
+
+
+def test_what_a_client_calls_tags_or_extra_itself_is_kept(running: Running) -> None:
+    metadata = {"tags": "mine", "extra": {"a": 1}}
+    post(running, session_id="s1", value=1, metadata=metadata, tags={"t": "u"}, more=2)
+    (kept,) = running.records(Feedback)
+    assert kept.metadata == {"tags": {"t": "u"}, "own_tags": "mine", "extra": {"a": 1, "more": 2}}

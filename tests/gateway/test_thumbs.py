@@ -14,6 +14,7 @@ from tests.gateway.conftest import Running
 from tests.gateway.test_feedback import deliver
 from trajectories.connection import Redis
 from trajectories.model import Feedback
+from trajectories.settings import JudgeSettings
 from trajectories.standing import standing_votes
 
 KEY = b"k" * 32
@@ -190,3 +191,53 @@ def test_the_script_is_small_and_keeps_no_secrets(running: Running) -> None:
     assert answer.headers["content-type"].startswith("text/javascript")
     assert len(answer.content) <= 2048
     assert 'credentials: "omit"' in answer.text
+
+
+def test_no_link_speaks_for_a_judge_of_the_gateway(start: Callable[..., Running]) -> None:
+    judge = JudgeSettings(model="policy", url="http://127.0.0.1:9/v1")
+    client = start(judges={"careful": judge}).client
+    said = {"session_id": "s1", "source": {"type": "judge", "id": "careful"}}
+    refused = client.post("/v1/feedback/tokens", json=said)
+    assert (refused.status_code, refused.json()["error"]["param"]) == (422, "source")
+
+
+def clicked_on(running: Running, count: int) -> list[str]:
+    """The answers of one session, each with a click on it."""
+    answers = [
+        running.chat(session_id="s1", messages=[{"role": "user", "content": str(n)}]).json()["id"]
+        for n in range(count)
+    ]
+    for answer in answers:
+        token = token_of(running, session_id=None, response_id=answer)["token"]
+        assert running.client.post(f"/f/{token}", data={"v": "1"}).status_code == 200
+    deliver(running)
+    return answers
+
+
+def test_clicks_on_other_answers_are_no_history(running: Running) -> None:
+    one, _ = clicked_on(running, 2)
+    other = {"response_id": one, "value": 0.5}
+    assert running.client.post("/v1/feedback", json=other).status_code == 202
+    deliver(running)
+    histories = {}
+    for item in running.client.get("/v1/feedback").json()["data"]:
+        found = running.client.get(f"/v1/feedback/{item['feedback_id']}").json()
+        histories[found["response_id"] == one, found["value"]] = [
+            entry["value"] for entry in found["history"]
+        ]
+    assert histories == {(True, 1.0): [0.5], (True, 0.5): [1.0], (False, 1.0): []}
+
+
+def test_many_votes_leave_the_clicks_on_every_answer(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trajectories.store.votes.MANY_VOTES", 4)
+    answers = clicked_on(running, 3)
+    for _ in range(3):
+        body = {"response_id": answers[0], "value": 0.5, "name": "tone"}
+        assert running.client.post("/v1/feedback", json=body).status_code == 202
+    deliver(running)
+    trajectory = running.services.store.resolve(running.records(Feedback)[0])
+    assert trajectory is not None
+    votes = running.services.store.votes_on(trajectory)
+    assert {vote.response_id for vote in votes if vote.name == "reward"} == set(answers)

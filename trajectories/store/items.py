@@ -1,5 +1,6 @@
 """Votes as their clients see them: one by its id, all of a tenant by time, those that wait."""
 
+import math
 from dataclasses import dataclass
 
 from trajectories import keys
@@ -42,10 +43,11 @@ class Cursor:
     @classmethod
     def parse(cls, text: str) -> "Cursor":
         """Raises ValueError when `text` is no cursor."""
-        received_at, found, vote_id = text.partition(":")
-        if not found:
+        written, found, vote_id = text.partition(":")
+        received_at = float(written)
+        if not found or not math.isfinite(received_at):
             raise ValueError("no cursor")
-        return cls(float(received_at), vote_id)
+        return cls(received_at, vote_id)
 
     def __str__(self) -> str:
         return f"{self.received_at!r}:{self.id}"

@@ -22,6 +22,7 @@ from trajectories.names import (
     names_of_transition,
     names_of_vote,
 )
+from trajectories.standing import said
 from trajectories.store.items import Item, read_item
 from trajectories.store.refs import TrajectoryRef
 from trajectories.store.targets import Place, Targets
@@ -226,14 +227,15 @@ class Votes(Targets):
         votes_key = keys.feedback_of(ref.tenant, ref.id)
         if self._redis.hlen(votes_key) <= MANY_VOTES:
             return
-        last: dict[str, Feedback] = {}
+        last: dict[tuple[str, ...], Feedback] = {}
         replaced: list[str] = []
         for vote in self.votes_on(ref):  # by time
             if vote.has_own_id or (vote.step is not None and vote.step < 0):
                 continue
-            if vote.identity in last:
-                replaced.append(last[vote.identity].id)
-            last[vote.identity] = vote
+            key = said(vote)
+            if key in last:
+                replaced.append(last[key].id)
+            last[key] = vote
         if replaced:
             self._redis.hdel(votes_key, *replaced)
 
