@@ -60,7 +60,8 @@ def forget(
         forgotten = forgetting.forget(wanted, is_dry=dry_run, progress=lambda: bar.advance(looking))
     _show(wanted, forgotten, is_dry=dry_run)
     if not has_archive:
-        out.print(f"no archive at {settings.archive_url}: elsewhere it may lie still")
+        said = f"no archive at {settings.archive_url}: elsewhere it may lie still"
+        out.print(said, soft_wrap=True)
 
 
 def _wanted(store: Store, tenant: str, ids: list[str]) -> Wanted:
