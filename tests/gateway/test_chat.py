@@ -128,7 +128,9 @@ def test_the_first_byte_leaves_before_the_second_chunk_arrives(running: Running)
         parts = answer.iter_raw()
         first = next(parts)
         assert b'"role":"assistant"' in first
-        assert running.fake.chunks_sent == 1
+        assert (
+            running.fake.chunks_sent <= 1
+        )  # it counts what it has sent, and may not have come to that
         running.fake.let_go()
         rest = b"".join(parts)
     assert rest.endswith(b"data: [DONE]\n\n")
