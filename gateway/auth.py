@@ -23,6 +23,7 @@ _VOTES = frozenset({"/v1/feedback", "/v1/feedback/batch", "/v1/feedback/tokens"}
 BASE_PATH = "/"  # some clients probe theirs before they have a key
 STATE = "caller"
 _READING = frozenset({"GET", "HEAD"})
+_WRITING = frozenset({FEEDBACK, ADMIN})
 # These look themselves at which model is asked for.
 _CHECKED_LATER = ("/v1/messages/count_tokens", "/v1/responses")
 
@@ -68,6 +69,25 @@ def _is_below(path: str, *roots: str) -> bool:
     return any(path == root or path.startswith(f"{root}/") for root in roots)
 
 
+def is_reading(scope: Scope) -> bool:
+    """Whether a request changes nothing."""
+    return scope["method"] in _READING
+
+
+def check_site(headers: Iterable[tuple[bytes, bytes]]) -> None:
+    """Refuse what a page of another site has a browser send to a gateway that asks for no key.
+
+    A browser says where a page came from; programs say nothing of the kind.
+    Raises ApiError 403 `wrong_site`.
+    """
+    found = dict(headers)
+    origin = found.get(b"origin")
+    is_foreign = origin is not None and origin.partition(b"//")[2] != found.get(b"host")
+    if is_foreign or found.get(b"sec-fetch-site") in (b"cross-site", b"same-site"):
+        message = "a page of another site may not write to a gateway without keys: send an API key"
+        raise ApiError(403, "wrong_site", message)
+
+
 def caller_of(request: Request) -> Caller:
     """On whose behalf a FastAPI route is asked; a dependency."""
     found: Caller = request.scope["state"][STATE]
@@ -88,7 +108,9 @@ class Authorised:
                 try:
                     keys = offered_keys(scope["headers"])
                     caller = self._access.authorise(keys, needed, time.monotonic())
-                    is_asking = needed == INFERENCE and scope["method"] not in _READING
+                    if caller.key_id is None and needed in _WRITING and not is_reading(scope):
+                        check_site(scope["headers"])
+                    is_asking = needed == INFERENCE and not is_reading(scope)
                     if is_asking and not _is_below(scope["path"], *_CHECKED_LATER):
                         # Which model these bodies ask for is not known here.
                         caller.check_model(None)

@@ -10,7 +10,7 @@ import threading
 import time
 import uuid
 from typing import Annotated, Any
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, quote
 
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
@@ -140,8 +140,8 @@ def make_token(
     up, down = written(wish.values[0]), written(wish.values[-1])
     content = {
         "token": token,
-        "up_url": f"{base}/f/{token}?v={up}",
-        "down_url": f"{base}/f/{token}?v={down}",
+        "up_url": f"{base}/f/{token}?v={quote(up, safe='')}",
+        "down_url": f"{base}/f/{token}?v={quote(down, safe='')}",
         "expires_at": thumb.expires_at,
     }
     return JSONResponse(content, 201)

@@ -595,3 +595,21 @@ def test_what_a_client_calls_tags_or_extra_itself_is_kept(running: Running) -> N
     post(running, session_id="s1", value=1, metadata=metadata, tags={"t": "u"}, more=2)
     (kept,) = running.records(Feedback)
     assert kept.metadata == {"tags": {"t": "u"}, "own_tags": "mine", "extra": {"a": 1, "more": 2}}
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{"origin": "https://evil.example"}, {"origin": "null"}, {"sec-fetch-site": "cross-site"}],
+)
+def test_a_page_of_another_site_may_not_write_to_an_open_gateway(
+    running: Running, start: Callable[..., Running], headers: dict[str, str]
+) -> None:
+    said = {"session_id": "s1", "value": 1}
+    for path in ("/v1/feedback", "/t/s1/v1/feedback", "/v1/feedback/tokens", "/training/trigger"):
+        refused = running.client.post(path, json=said, headers=headers)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (403, "wrong_site"), path
+    own = {"origin": running.url, "sec-fetch-site": "same-origin"}
+    assert running.client.post("/v1/feedback", json=said, headers=own).status_code == 202
+    keyed = start(gateway={"api_key": "k" * 20})
+    headers = {**headers, "authorization": f"Bearer {'k' * 20}"}
+    assert keyed.client.post("/v1/feedback", json=said, headers=headers).status_code == 202

@@ -241,3 +241,10 @@ def test_many_votes_leave_the_clicks_on_every_answer(
     assert trajectory is not None
     votes = running.services.store.votes_on(trajectory)
     assert {vote.response_id for vote in votes if vote.name == "reward"} == set(answers)
+
+
+def test_links_of_words_lead_where_they_say(running: Running) -> None:
+    links = token_of(running, values=["very good", "R&D"])
+    for url, said in ((links["up_url"], "very good"), (links["down_url"], "R&D")):
+        assert running.client.get(url).status_code == 200
+        assert running.client.post(url).status_code == 200, said
