@@ -1,6 +1,6 @@
 """What the store keeps of a scored trajectory besides its rewards. Pure."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from trajectories.composition import Outcome
@@ -28,15 +28,22 @@ def account_of(
     windows: Mapping[str, float],
     now: float,
     foreign: str | None = None,
+    verdicts: Collection[str] = (),
+    verdicts_until: float = 0.0,
 ) -> Account:
     """The account of a trajectory at `now`, in unix seconds; `windows` as in labels.py.
 
-    `foreign` is a policy that answered but learns from another tenant's traffic.
+    `foreign` is a policy that answered but learns from another tenant's traffic;
+    `verdicts` names who is asked after closing, and `verdicts_until` says until when
+    (unix seconds) a verdict that is still out is waited for.
     """
+    is_judged = verdicts_until <= now
     return Account(
         policies=tuple(policy for policy in trajectory.policies if policy != foreign),
-        labels=labels_of(trajectory, votes, windows, now),
-        waited_until=waited_until(trajectory, votes, windows),
+        labels=labels_of(trajectory, votes, windows, now, verdicts)
+        if is_judged
+        else Labels.PENDING,
+        waited_until=max(waited_until(trajectory, votes, windows), verdicts_until),
         tally=tally_of(
             trajectory,
             votes,

@@ -7,7 +7,7 @@ While the window of a metric that was not said yet is open, the reward is
 is `late`: the reward is computed anew, the trajectory is not opened again.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from enum import StrEnum
 
 from trajectories.model import Feedback, Trajectory
@@ -35,21 +35,36 @@ def waited_until(
 
 
 def labels_of(
-    trajectory: Trajectory, votes: Iterable[Feedback], windows: Mapping[str, float], now: float
+    trajectory: Trajectory,
+    votes: Iterable[Feedback],
+    windows: Mapping[str, float],
+    now: float,
+    verdicts: Collection[str] = (),
 ) -> Labels:
-    """How far the labels of a trajectory are at `now`."""
+    """How far the labels of a trajectory are at `now`.
+
+    `verdicts` names the judges and programs that are asked once it is closed:
+    what they say is never late.
+    """
     votes = list(votes)
     if not trajectory.is_closed or waited_until(trajectory, votes, windows) > now:
         return Labels.PENDING
-    closed_at = _closed_at(trajectory, votes)
+    closed_at = closing_time(trajectory, votes)
     if closed_at is None:
         return Labels.CLOSED
     over_at = max(closed_at, trajectory.updated_at + max(windows.values(), default=0.0))
-    is_late = any(vote.reward is not None and vote.received_at > over_at for vote in votes)
+    is_late = any(
+        vote.reward is not None and vote.received_at > over_at and not _is_asked(vote, verdicts)
+        for vote in votes
+    )
     return Labels.LATE if is_late else Labels.CLOSED
 
 
-def _closed_at(trajectory: Trajectory, votes: Iterable[Feedback]) -> float | None:
+def _is_asked(vote: Feedback, verdicts: Collection[str]) -> bool:
+    return vote.source.type in ("judge", "code") and vote.source.id in verdicts
+
+
+def closing_time(trajectory: Trajectory, votes: Iterable[Feedback]) -> float | None:
     """When it closed: by the first vote that said so, in whatever order they came, or by itself."""
     said = [
         vote.received_at

@@ -21,12 +21,14 @@ from rq.timeouts import BaseTimeoutException
 from trajectories.account import account_of
 from trajectories.composition import Composition, Outcome, compose
 from trajectories.errors import RatchetError, RecordError
-from trajectories.model import Reward, Trajectory
+from trajectories.labels import closing_time
+from trajectories.model import Reward
 from trajectories.queues import enqueue_scoring, reward_queue
 from trajectories.settings import AgentSettings, RewardSettings
 from trajectories.store import Scorable, Store, TrajectoryRef
 from workers.rewards.air import AirRules, air_rewards, air_rules
 from workers.rewards.feedback import feedback_rewards
+from workers.verdicts.limits import longest_wait
 from workers.verdicts.roster import Roster
 
 log = logging.getLogger(__name__)
@@ -96,7 +98,7 @@ class Scorer:
         return rewards, compose(rewards, composition)
 
     def _put(self, store: Store, ref: TrajectoryRef, scorable: Scorable) -> bool:
-        self.ask_verdicts(store, scorable.trajectory)
+        verdicts_until = self.ask_verdicts(store, scorable)
         rewards, outcome = self.compute(scorable)
         return store.put_rewards(
             ref,
@@ -112,27 +114,41 @@ class Scorer:
                 outcome,
                 windows=self.windows,
                 now=time.time(),
+                verdicts=self.roster.sources,
+                verdicts_until=verdicts_until,
                 # The base model answers other tenants under the policy's name.
                 foreign=None if ref.tenant == self.policy_tenant else self.policy,
             ),
         )
 
-    def ask_verdicts(self, store: Store, trajectory: Trajectory) -> None:
+    def ask_verdicts(self, store: Store, scorable: Scorable) -> float:
         """Ask for what was not said yet of a closed trajectory's content.
 
-        Before its rewards are put: whoever dies in between is asked for both again.
+        Returns until when (unix seconds) a round waits for it: counted from the
+        closing, so that a judge that fails holds nothing for longer. Before its
+        rewards are put: whoever dies in between is asked for both again.
         """
+        trajectory = scorable.trajectory
         due = self.roster.due_for(trajectory) if trajectory.is_closed else []
         if not due:
-            return
+            return 0.0
         ref = TrajectoryRef(trajectory.tenant, trajectory.id)
         states = store.verdict_states(ref)
-        missing = [
+        asked = {
             name
             for name in due
-            if name not in states or states[name].stamp != self.roster.stamp(name, trajectory)
+            if name in states and states[name].stamp == self.roster.stamp(name, trajectory)
+        }
+        store.ask_verdicts(ref, [name for name in due if name not in asked], time.time())
+        limits = [
+            longest_wait(self.roster.sources[name])
+            for name in due
+            if name not in asked or not states[name].is_over
         ]
-        store.ask_verdicts(ref, missing, time.time())
+        if not limits:
+            return 0.0
+        closed_at = closing_time(trajectory, scorable.feedback) or trajectory.updated_at
+        return closed_at + max(limits)
 
 
 _scorers: list[Scorer] = []

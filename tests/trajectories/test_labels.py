@@ -4,7 +4,7 @@ import pytest
 
 from tests.trainer.records import a_trajectory
 from trajectories.labels import Labels, labels_of, waited_until
-from trajectories.model import Feedback, Trajectory
+from trajectories.model import Feedback, FeedbackSource, Trajectory
 
 WINDOWS = {"solved": 100.0, "csat": 1000.0}
 
@@ -63,6 +63,14 @@ def test_what_a_final_vote_closed_makes_later_ones_late_in_any_order() -> None:
     assert labels_of(closed(None), votes, {}, 9999) is Labels.LATE
     assert labels_of(closed(None), votes[::-1], {}, 9999) is Labels.LATE
     assert labels_of(closed(None), votes[:1], {}, 9999) is Labels.CLOSED
+
+
+def test_a_verdict_that_was_asked_for_after_the_closing_is_not_late() -> None:
+    source = FeedbackSource(type="judge", id="helpful")
+    judged = vote(at=5000.0).model_copy(update={"source": source})
+    assert labels_of(closed(), [judged], {}, 9999, {"helpful"}) is Labels.CLOSED
+    assert labels_of(closed(), [judged], {}, 9999, {"another"}) is Labels.LATE
+    assert labels_of(closed(), [vote(at=5000.0)], {}, 9999, {"helpful"}) is Labels.LATE
 
 
 def test_a_comment_is_never_a_late_label() -> None:

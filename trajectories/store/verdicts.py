@@ -89,6 +89,8 @@ class Verdicts(Room):
         pipe = self._redis.pipeline(transaction=True)
         pipe.hset(keys.verdicts_of(ref.tenant, ref.id), judge, state.to_json())
         pipe.expire(keys.verdicts_of(ref.tenant, ref.id), keys.TRAJECTORY_TTL_SECONDS)
+        if state.is_over:  # whoever waited for it is scored again; nobody else is
+            pipe.zadd(keys.WINDOWS, {str(ref): time.time()}, xx=True)
         if state.state == "given":
             now = time.time()
             judged_key = keys.judged(ref.tenant, judge)

@@ -4,6 +4,9 @@ from trajectories.settings import JudgeSettings, Settings, VerdictSettings
 from workers.verdicts.custom import START_SECONDS
 
 MARGIN_SECONDS = 30.0
+RETRY_SECONDS = 30.0  # as the panel's, four times that each time
+MOST_RETRY_SECONDS = 3600.0
+MOST_WAIT_SECONDS = 86_400.0  # a round waits no longer, whatever the settings
 
 
 def time_limit(source: VerdictSettings) -> float:
@@ -18,3 +21,13 @@ def job_seconds(settings: Settings) -> int:
     """The time limit of a verdict's job: that of the slowest."""
     limits = [time_limit(source) for source in settings.verdict_sources.values()]
     return int(max(limits, default=MARGIN_SECONDS))
+
+
+def longest_wait(source: VerdictSettings) -> float:
+    """How long after a closing a round waits for a verdict: all its tries, in seconds."""
+    tries = source.attempts
+    pauses = sum(min(MOST_RETRY_SECONDS, RETRY_SECONDS * 4.0**n) for n in range(tries - 1))
+    seconds = tries * time_limit(source) + pauses
+    if isinstance(source, JudgeSettings) and source.kind == "relative":
+        seconds += tries * source.group_seconds
+    return min(seconds, MOST_WAIT_SECONDS)

@@ -12,6 +12,7 @@ from tests.workers.records import transition, vote
 from tests.workers.verdicts.conftest import REF, Court
 from trajectories import keys
 from trajectories.privacy.tombstones import Tombstones
+from workers.verdicts.limits import longest_wait
 
 Serve = Callable[[Answer], AnsweringServer]
 Build = Callable[..., Court]
@@ -49,6 +50,36 @@ def test_a_pointwise_verdict_becomes_a_vote_and_a_reward(court: Build, serve: Se
     assert "Be exact." in system
     assert "| user: weather in Seoul?" in material
     assert material.count("| assistant: Sunny.") == 1, "what later requests repeat is shown once"
+
+
+@pytest.mark.parametrize("answer", [good, lambda asked: 500])
+def test_no_round_uses_a_trajectory_before_its_judge_has_spoken_or_failed(
+    court: Build, serve: Serve, answer: Answer
+) -> None:
+    here = court(judges=judge(serve(answer), attempts=1))
+    ref = here.hear(latency_seconds=0.1)
+    here.store.add_feedback(vote(0.5, trajectory="traj_a"))
+    here.scorer.score(here.store, ref)
+    assert here.store.count_trainable("policy") == 0
+    found = here.store.trajectory(ref)
+    assert found is not None
+    assert found.labels == "pending"
+    here.decide()
+    here.store.end_windows(time.time())
+    here.decide()
+    assert here.store.trainable("policy", 9) == [ref]
+
+
+def test_a_judge_that_never_comes_holds_a_trajectory_for_no_longer_than_its_limit(
+    court: Build, serve: Serve
+) -> None:
+    here = court(judges=judge(serve(good)))
+    ref = here.hear()
+    here.store.add_feedback(vote(0.5, trajectory="traj_a"))
+    long_ago = time.time() - longest_wait(here.settings.judges["helpful"]) - 1
+    here.redis.hset(keys.trajectory("default", "traj_a"), "closed", repr(long_ago))
+    here.scorer.score(here.store, ref)
+    assert here.store.trainable("policy", 9) == [ref]
 
 
 def test_asked_again_it_says_nothing_new(court: Build, serve: Serve) -> None:
