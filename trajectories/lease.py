@@ -1,4 +1,4 @@
-"""The lease: only one trainer per policy and one archiver, anywhere.
+"""The lease: only one trainer per policy, one archiver and one erasure, anywhere.
 
 A Redis key with a token and a time-out. Its value also says which process
 holds it, so that one restarted on the same machine after a kill takes
@@ -9,10 +9,15 @@ in time has lost it and must stop before it changes anything.
 import os
 import secrets
 import socket
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
 
 import orjson
 from redis import Redis, WatchError
+from redis.exceptions import RedisError
 
 from trajectories import keys
 from trajectories.errors import RatchetError
@@ -100,6 +105,51 @@ class Lease:
                 return True
             except WatchError:
                 return False
+
+
+class Renewal:
+    """Renews a lease in a thread, so that a long upload does not lose it."""
+
+    def __init__(self, lease: Lease) -> None:
+        self._lease = lease
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_: Any) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def _renew(self) -> None:
+        while not self._done.wait(keys.LEASE_TTL_SECONDS / 6):
+            with suppress(RedisError):  # `check` says when that went on for too long
+                try:
+                    self._lease.renew()
+                except LeaseLost:
+                    return
+
+
+@contextmanager
+def hold(redis: Redis, key: str, holder: str, *, poll_seconds: float = 0.2) -> Iterator[Lease]:
+    """Hold a lease, renewed, once whoever has it has given it back.
+
+    Raises LeaseLost from `check` only, and RedisError when Redis is away.
+    """
+    lease = Lease(redis, key, holder)
+    while True:
+        try:
+            lease.acquire()
+            break
+        except LeaseHeld:
+            time.sleep(poll_seconds)
+    try:
+        with Renewal(lease):
+            yield lease
+    finally:
+        with suppress(RedisError):  # then it runs out
+            lease.release()
 
 
 def is_dead(holder: bytes) -> bool:

@@ -7,7 +7,7 @@ written twice is one for readers. One runs at a time; a second refuses.
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from time import monotonic, time
@@ -18,13 +18,12 @@ from redis.exceptions import RedisError
 
 from trajectories import keys
 from trajectories.archive import Archive, Archived, Place, Writer
-from trajectories.archive.erasing import erase
+from trajectories.archive.erasing import erase_forgotten
 from trajectories.archive.record import join
 from trajectories.archive.scrubbing import open_scrub
 from trajectories.connection import connect
 from trajectories.errors import RatchetError
-from trajectories.lease import Lease, LeaseHeld, LeaseLost
-from trajectories.privacy.tombstones import Tombstones
+from trajectories.lease import Lease, LeaseHeld, LeaseLost, Renewal
 from trajectories.settings import ArchiveSettings, Settings
 from trajectories.store import Archivable, Store, TrajectoryRef
 from workers.jobs import Scorer
@@ -65,7 +64,6 @@ class Archiver:
         """`scrub` takes out of a record what may not be kept; `hook` is told each step."""
         self._redis = redis
         self._store = Store(redis)
-        self._tombstones = Tombstones(redis)
         self._place = place
         self._archive = Archive(place, look_seconds=float("inf"))  # `seal` looks
         self._settings = settings
@@ -82,6 +80,7 @@ class Archiver:
         self._taken: dict[TrajectoryRef, float] = {}
         self._editions: dict[tuple[TrajectoryRef, int], int] = {}  # in the archive -> in Redis
         self._joined: set[TrajectoryRef] = set()
+        self._sealed: list[TrajectoryRef] = []  # and not yet looked for among the forgotten
         self._cursor = float("-inf")  # when the last one that was taken was scored
         self._began_at = 0.0
 
@@ -123,6 +122,7 @@ class Archiver:
             hook=self._hook,
             guard=self._lease.check,
         )
+        self._erase_forgotten()  # where Redis went away before that was done
         while not stop.is_set():
             if not self.step():
                 stop.wait(self._pace.idle)
@@ -143,28 +143,23 @@ class Archiver:
     def seal(self) -> None:
         """Make segments of what was taken, and note whose editions lie in the archive now."""
         writer = self._own_writer()
-        sealed: list[TrajectoryRef] = []
-        for refs in writer.seal():
-            for ref, edition in refs:
-                known = self._editions[ref, edition]
-                self._store.note_archived(ref, known, edition, is_joined=ref in self._joined)
-                self._hook("noted")
-                sealed.append(ref)
-        self._archive.refresh()
-        self._erase_forgotten(sealed)
+        try:
+            for refs in writer.seal():
+                self._sealed += [ref for ref, _ in refs]
+                for ref, edition in refs:
+                    known = self._editions[ref, edition]
+                    self._store.note_archived(ref, known, edition, is_joined=ref in self._joined)
+                    self._hook("noted")
+        finally:
+            self._erase_forgotten()
         self._start_over(writer)
 
-    def _erase_forgotten(self, sealed: Sequence[TrajectoryRef]) -> None:
+    def _erase_forgotten(self) -> None:
         """Erase what somebody asked to forget while we had it in hand (`privacy/forget.py`)."""
-        buried_at = self._tombstones.buried_at([(ref.tenant, ref.id) for ref in sealed])
-        forgotten = []
-        for ref, at in zip(sealed, buried_at, strict=True):
-            record = self._archive.read(ref) if at is not None else None
-            if at is not None and record is not None and record.trajectory.started_at <= at:
-                forgotten.append(ref)
-        if forgotten:
-            erase(self._place, self._redis, forgotten)
+        self._archive.refresh()
+        if self._sealed and erase_forgotten(self._place, self._redis, self._archive, self._sealed):
             self._archive.refresh()
+        self._sealed = []
 
     def _take(self) -> int:
         """Read trajectories that are due into drafts."""
@@ -283,30 +278,6 @@ class Archiver:
 
     def _renewing(self) -> "Renewal":
         return Renewal(self._lease)
-
-
-class Renewal:
-    """Renews a lease in a thread, so that a long upload does not lose it."""
-
-    def __init__(self, lease: Lease) -> None:
-        self._lease = lease
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
-
-    def __enter__(self) -> None:
-        self._thread.start()
-
-    def __exit__(self, *_: Any) -> None:
-        self._done.set()
-        self._thread.join()
-
-    def _renew(self) -> None:
-        while not self._done.wait(keys.LEASE_TTL_SECONDS / 6):
-            with suppress(RedisError):  # `check` says when that went on for too long
-                try:
-                    self._lease.renew()
-                except LeaseLost:
-                    return
 
 
 def build_archiver(

@@ -20,11 +20,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from trajectories.archive import Archive, Archived, Filters, Place, Writer
+from trajectories.archive.erasing import erase_forgotten
 from trajectories.archive.merged import scan
 from trajectories.connection import connect
 from trajectories.model import Reward
 from trajectories.settings import Settings
-from trajectories.store import Store
+from trajectories.store import Store, TrajectoryRef
 from workers.jobs import Scorer
 
 SEAL_BYTES = 256 << 20  # of new editions, before compression
@@ -133,10 +134,10 @@ def replay(
                 else:
                     writer.add(_again(record, rewards, outcome))
                     if writer.nbytes > SEAL_BYTES:
-                        _seal(writer)
+                        _seal(writer, place, redis)
             advance()
         if writer is not None:
-            _seal(writer)
+            _seal(writer, place, redis)
     finally:
         if writer is not None:
             writer.discard()
@@ -160,9 +161,14 @@ def _again(record: Archived, rewards: Sequence[Reward], outcome: Any) -> Archive
     )
 
 
-def _seal(writer: Writer) -> None:
-    for _ in writer.seal():
-        pass
+def _seal(writer: Writer, place: Place, redis: Redis) -> None:
+    """Seal new editions, but keep none of what was forgotten since they were read."""
+    sealed: list[TrajectoryRef] = []
+    try:
+        for refs in writer.seal():
+            sealed += [ref for ref, _ in refs]
+    finally:
+        erase_forgotten(place, redis, Archive(place), sealed)
 
 
 def _plain(rewards: Sequence[Reward]) -> list[tuple[str, float]]:

@@ -3,17 +3,19 @@
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from threading import Event
+from threading import Event, Thread
 from typing import Any
 
 import orjson
 import pytest
+from redis.exceptions import RedisError
 
 from tests.residue import in_files, in_redis
 from tests.workers.records import vote
 from tests.workers.test_archiver import EAGER, SCORER, archive_all
 from trajectories import keys
 from trajectories.archive import Archive, Place, Writer
+from trajectories.archive.erasing import erase
 from trajectories.archive.scrubbing import open_scrub
 from trajectories.connection import connect
 from trajectories.errors import RecordError
@@ -384,6 +386,59 @@ def test_what_the_archiver_had_in_hand_does_not_reach_the_archive(
     archiver.seal()
     assert CANARY.encode() not in archived(tmp_path)
     assert Archive(place).read(ref_of(step)) is None
+
+
+def test_what_is_forgotten_while_the_archiver_loses_redis_goes_once_it_is_back(
+    redis: Any, forgetting: Forgetting, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = call("s1")
+    rewarded(redis, step)
+    archiver: Any = Archiver(redis, place, EAGER, SCORER)
+    archiver._lease.acquire()
+    archiver._start_over(Writer.with_new_fence(place, redis))
+    assert archiver._take() == 1
+    forgetting.forget(Wanted("default", frozenset({ref_of(step)})), settle_seconds=0)
+
+    def away(*_: Any, **__: Any) -> None:
+        raise RedisError("away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(archiver._store, "note_archived", away)
+        patch.setattr(Tombstones, "buried_at", away)
+        with pytest.raises(RedisError):
+            archiver.seal()
+    assert Archive(place).read(ref_of(step)) is not None
+    stop = Event()
+    stop.set()
+    archiver._work(stop)
+    assert Archive(place).read(ref_of(step)) is None
+
+
+class Meanwhile(Place):
+    """A place where something else begins once a new segment is there, before the old one goes."""
+
+    other: Thread | None = None
+
+    def delete(self, name: str) -> None:
+        if self.other is not None:
+            other, self.other = self.other, None
+            other.start()
+            other.join(0.5)  # long enough to get through, were it let
+        super().delete(name)
+
+
+def test_two_erasures_at_once_do_not_bring_back_what_the_other_erased(
+    redis: Any, place: Place
+) -> None:
+    one, two, kept = call("one"), call("two"), call("kept")
+    rewarded(redis, one, two, kept)
+    archive_all(redis, place)
+    slow = Meanwhile(place.url)
+    other = slow.other = Thread(target=erase, args=(place, redis, [ref_of(two)]))
+    erase(slow, redis, [ref_of(one)])
+    other.join()
+    assert [r.ref for r in Archive(place).scan()] == [ref_of(kept)]
+    assert redis.get(keys.ERASING_LEASE) is None
 
 
 def test_who_reads_the_archive_meanwhile_finds_what_was_written_anew(

@@ -11,6 +11,7 @@ from tests.workers.records import transition, vote
 from tests.workers.redis_server import RedisServer
 from tests.workers.test_archiver import archive_all, rescore
 from trajectories.archive import Archive, Filters, Place
+from trajectories.privacy.forget import Forgetting, Wanted
 from trajectories.settings import RewardSettings
 from trajectories.store import Store, TrajectoryRef
 from workers.jobs import Scorer
@@ -99,3 +100,22 @@ def test_the_command_shows_a_table_and_writes_figures(
         assert done.returncode == 0, done.stderr
         assert orjson.loads(report.read_bytes())["changed"] == changed
         assert f"3 trajectories, {changed} with another reward" in done.stdout
+
+
+def test_what_is_forgotten_during_a_replay_does_not_come_back(redis: Any, tmp_path: Path) -> None:
+    place = Place(str(tmp_path))
+    store = traffic(redis, place)
+    ref = TrajectoryRef("default", "cold")
+    forgetting = Forgetting(redis, place, tmp_path / "runs")
+    looked: list[int] = []
+
+    def forget() -> None:
+        """Once the last one was read: the new edition of `cold` is drafted by then."""
+        looked.append(1)
+        if len(looked) == 3:
+            forgetting.forget(Wanted("default", frozenset({ref})), settle_seconds=0)
+
+    replay(redis, place, HARSH, Filters(), is_written=True, advance=forget)
+    assert len(looked) == 3
+    assert Archive(place).read(ref) is None
+    assert store.trajectory(ref) is None

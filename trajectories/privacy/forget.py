@@ -58,7 +58,7 @@ class Forgotten:
 class Forgetting:
     """Erases from Redis, the archive and the runs of the trainer.
 
-    Raises RedisError, ArchiveError and OSError; then it has to be run again.
+    Raises RedisError, ArchiveError, LeaseLost and OSError; then it has to be run again.
     """
 
     def __init__(self, redis: Redis, place: Place, runs_dir: Any) -> None:
