@@ -71,4 +71,6 @@ def closing_time(trajectory: Trajectory, votes: Iterable[Feedback]) -> float | N
         for vote in votes
         if vote.is_final and vote.received_at >= trajectory.updated_at
     ]
-    return min(said, default=trajectory.closed_at)
+    if trajectory.closed_at is not None:
+        said.append(trajectory.closed_at)
+    return min(said, default=None)

@@ -75,3 +75,7 @@ def test_a_verdict_that_was_asked_for_after_the_closing_is_not_late() -> None:
 
 def test_a_comment_is_never_a_late_label() -> None:
     assert labels_of(closed(), [vote("note", 5000.0, value=None)], {}, 9999) is Labels.CLOSED
+
+
+def test_a_final_vote_on_what_had_closed_by_itself_is_late() -> None:
+    assert labels_of(closed(at=1010.0), [vote(at=1500.0, is_final=True)], {}, 1e9) is Labels.LATE

@@ -213,7 +213,7 @@ class Votes(Targets):
             pipe.hset(votes_key, vote.id, raw)
         pipe.hincrby(trajectory_key, "revision", 1)
         if raw is not None and vote.is_final:
-            pipe.hset(trajectory_key, "closed", 1)
+            pipe.hsetnx(trajectory_key, "closed", 1)  # one that had closed by itself did so then
             pipe.zrem(keys.OPEN, str(ref))
         pipe.zadd(keys.SCORING, {str(ref): time.time()}, lt=True)
         self._expire(pipe, ref)

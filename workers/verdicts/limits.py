@@ -4,7 +4,7 @@ from trajectories.settings import JudgeSettings, Settings, VerdictSettings
 from workers.verdicts.custom import START_SECONDS
 
 MARGIN_SECONDS = 30.0
-RETRY_SECONDS = 30.0  # as the panel's, four times that each time
+RETRY_SECONDS = 30.0  # after the first failure; four times that after the next, and so on
 MOST_RETRY_SECONDS = 3600.0
 MOST_WAIT_SECONDS = 86_400.0  # a round waits no longer, whatever the settings
 

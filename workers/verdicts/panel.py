@@ -29,7 +29,7 @@ from workers.verdicts.judges import (
     pointwise_question,
     relative_question,
 )
-from workers.verdicts.limits import time_limit
+from workers.verdicts.limits import MOST_RETRY_SECONDS, RETRY_SECONDS, time_limit
 from workers.verdicts.opinions import NoVerdict, Opinion
 from workers.verdicts.roster import Roster
 from workers.verdicts.votes import post_votes, verdict_votes
@@ -37,8 +37,6 @@ from workers.verdicts.webhook import Webhook
 
 log = logging.getLogger(__name__)
 
-RETRY_SECONDS = 30.0  # after the first failure; four times that after the next, and so on
-MOST_RETRY_SECONDS = 3600.0
 
 Given = list[tuple[Trajectory, list[Opinion]]]
 
