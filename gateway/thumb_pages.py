@@ -36,7 +36,7 @@ HEADERS = {
 # Elements with `data-ratchet-token` get two buttons. `data-up` and `data-down` are their values.
 _SCRIPT = """\
 (() => {
-  const base = new URL("/f/", document.currentScript.src);
+  const base = new URL("./", document.currentScript.src);
   const show = (box) => {
     if (box.ratchet) return;
     box.ratchet = true;
@@ -91,9 +91,12 @@ SCRIPT = "\n".join(line.strip() for line in _SCRIPT.splitlines())
 
 
 def ask(token: str, values: list[tuple[str, str]]) -> str:
-    """One button for each value (`text in the link`, `what stands on it`)."""
+    """One button for each value (`text in the link`, `what stands on it`).
+
+    Where the form leads is said relative to the page: a proxy may have put it below a path.
+    """
     forms = "".join(
-        f'<form method="post" action="/f/{escape(token)}">'
+        f'<form method="post" action="{escape(token)}">'
         f'<input type="hidden" name="v" value="{escape(value)}">'
         f"<button>{escape(label)}</button></form>"
         for value, label in values

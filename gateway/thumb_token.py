@@ -16,7 +16,7 @@ from trajectories.errors import RatchetError
 from trajectories.model import Feedback, FeedbackSource
 
 _SIGNATURE_BYTES = 16
-_MOST_CHARACTERS = 4_096
+MOST_CHARACTERS = 4_096
 
 Value = bool | float | str
 
@@ -77,7 +77,7 @@ def sign(thumb: Thumb, key: bytes) -> str:
 def read_token(token: str, key: bytes) -> Thumb:
     """What a token says; raises BadToken. Whether it has expired is not looked at."""
     payload, _, signature = token.partition(".")
-    if len(token) > _MOST_CHARACTERS or not token.isascii():
+    if len(token) > MOST_CHARACTERS or not token.isascii():
         raise BadToken("no token")
     if not hmac.compare_digest(_encode(_signature(payload, key)), signature):
         raise BadToken("not signed with this key")

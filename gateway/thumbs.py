@@ -5,6 +5,7 @@ writes: scanners of mail and previews in chats open links. The signing key is
 `gateway.signing_key`, or one in Redis that all gateways share.
 """
 
+import ipaddress
 import secrets
 import threading
 import time
@@ -14,7 +15,7 @@ from urllib.parse import parse_qs, quote
 
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 from starlette.requests import ClientDisconnect
 
 from gateway import thumb_pages
@@ -25,7 +26,7 @@ from gateway.feedback_body import MAX_DEPTH, invalid, read_feedback
 from gateway.feedback_desk import Desk
 from gateway.limits import Bucket
 from gateway.services import Services
-from gateway.thumb_token import BadToken, Thumb, Value, read_token, sign, written
+from gateway.thumb_token import MOST_CHARACTERS, BadToken, Thumb, Value, read_token, sign, written
 from gateway.wire.bodies import read_body
 from gateway.wire.paths import path_ids
 from trajectories import keys
@@ -35,6 +36,7 @@ from trajectories.worth import worth
 router = APIRouter()
 
 CLICKS_PER_MINUTE = 10  # of one token from one address
+TOKEN_CLICKS_PER_MINUTE = 600  # of one token: it may stand on a page that many read
 _REMEMBERED = 20_000  # buckets
 _CLICK_BYTES = 1_024
 _FRESH_SECONDS = 30.0  # for which a key from Redis is good
@@ -42,12 +44,15 @@ _CORS = {"access-control-allow-origin": "*"}
 _MONTH = 30 * 86_400
 
 
+Said = bool | float | Annotated[str, StringConstraints(max_length=256)]
+
+
 class TokenBody(BaseModel):
     """What is asked for, besides the target."""
 
     model_config = ConfigDict(strict=True, extra="ignore")
 
-    values: Annotated[list[Value], Field(min_length=1, max_length=10)] = [1.0, -1.0]
+    values: Annotated[list[Said], Field(min_length=1, max_length=10)] = [1.0, -1.0]
     expires_in: Annotated[int, Field(ge=60, le=_MONTH)] = 7 * 86_400  # seconds
 
 
@@ -83,16 +88,29 @@ class Thumbs:
         """0.0 when one more click may pass, else how long until it may."""
         now = time.monotonic()
         with self._mutex:
-            bucket = self._buckets.pop((token, address), None)
-            if bucket is None:
-                bucket = Bucket(CLICKS_PER_MINUTE, now)
-            self._buckets[token, address] = bucket  # the last one used is the last to go
-            if len(self._buckets) > _REMEMBERED:
-                del self._buckets[next(iter(self._buckets))]
-            if wait := bucket.wait_seconds(now):
+            own = self._bucket((token, _network(address)), CLICKS_PER_MINUTE, now)
+            shared = self._bucket((token, ""), TOKEN_CLICKS_PER_MINUTE, now)
+            if wait := max(own.wait_seconds(now), shared.wait_seconds(now)):
                 return wait
-            bucket.take(1, now)
+            own.take(1, now)
+            shared.take(1, now)
             return 0.0
+
+    def _bucket(self, name: tuple[str, str], per_minute: int, now: float) -> Bucket:
+        bucket = self._buckets.pop(name, None) or Bucket(per_minute, now)
+        self._buckets[name] = bucket  # the last one used is the last to go
+        if len(self._buckets) > _REMEMBERED:
+            del self._buckets[next(iter(self._buckets))]
+        return bucket
+
+
+def _network(address: str) -> str:
+    """An address as far as one household has it: whoever has an IPv6 address has 2^64 of them."""
+    try:
+        found = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    return str(ipaddress.ip_network((found, 64), strict=False)) if found.version == 6 else address
 
 
 def _thumbs_of(request: Request) -> Thumbs:
@@ -136,6 +154,8 @@ def make_token(
     except RedisError as error:
         message = "the signing key cannot be read now"
         raise ApiError(503, "not_stored", message, retry_after=2) from error
+    if len(token) > MOST_CHARACTERS:
+        raise invalid("values", "these values make the link too long: fewer, or shorter ones")
     base = (desk.services.settings.gateway.public_url or str(request.base_url)).rstrip("/")
     up, down = written(wish.values[0]), written(wish.values[-1])
     content = {

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from gateway import thumb_pages
 from gateway.thumb_token import BadToken, Thumb, read_token, sign
+from gateway.thumbs import Thumbs
 from tests.gateway.conftest import Running
 from tests.gateway.test_feedback import deliver
 from trajectories.connection import Redis
@@ -248,3 +249,25 @@ def test_links_of_words_lead_where_they_say(running: Running) -> None:
     for url, said in ((links["up_url"], "very good"), (links["down_url"], "R&D")):
         assert running.client.get(url).status_code == 200
         assert running.client.post(url).status_code == 200, said
+
+
+def test_a_link_that_would_be_too_long_is_refused(running: Running) -> None:
+    body = {"session_id": "s1", "values": ["x" * 257]}
+    assert running.client.post("/v1/feedback/tokens", json=body).status_code == 422
+    body["values"] = [f"{number}" + "é" * 255 for number in range(10)]
+    refused = running.client.post("/v1/feedback/tokens", json=body)
+    assert (refused.status_code, refused.json()["error"]["param"]) == (422, "values")
+
+
+def test_a_click_page_leads_on_from_where_it_lies(running: Running) -> None:
+    token = token_of(running)["token"]
+    assert f'action="{token}"' in running.client.get(f"/f/{token}?v=1").text
+
+
+def test_many_addresses_are_no_way_round_the_limit_of_a_token(running: Running) -> None:
+    thumbs = Thumbs(running.services)
+    waits = [thumbs.wait_seconds("t", f"2001:db8::{n:x}") for n in range(1, 12)]
+    assert waits[:10] == [0.0] * 10
+    assert waits[10] > 0
+    passed = sum(not thumbs.wait_seconds("u", f"10.0.{n // 250}.{n % 250}") for n in range(700))
+    assert 600 <= passed < 700

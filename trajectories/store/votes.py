@@ -225,7 +225,9 @@ class Votes(Targets):
         may mean another answer each time.
         """
         votes_key = keys.feedback_of(ref.tenant, ref.id)
-        if self._redis.hlen(votes_key) <= MANY_VOTES:
+        # Now and then: each look reads all of them.
+        count = int(self._redis.hlen(votes_key))
+        if count <= MANY_VOTES or count % max(1, MANY_VOTES // 20):
             return
         last: dict[tuple[str, ...], Feedback] = {}
         replaced: list[str] = []
