@@ -13,8 +13,8 @@ BANNED = re.compile(r"(^|_)(helpers?|utils?|common|misc|manager|info|handlers?|o
 TORCH = {"torch", "trl", "peft", "transformers"}
 TORCH_FILES = {
     "trainer/policy.py",
-    "trainer/grpo.py",
-    "trainer/sft.py",
+    "trainer/algorithms/grpo.py",
+    "trainer/algorithms/sft.py",
     "trainer/round.py",
     "ratchet/demo/model.py",
 }

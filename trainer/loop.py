@@ -17,14 +17,14 @@ import orjson
 from redis import Redis, RedisError
 
 from trainer import status
-from trainer.batching import Demand, Lack, demand
-from trainer.engine import Engine, EngineUnavailable
-from trainer.gate import Expected
+from trainer.batch.batching import Demand, Lack, demand
+from trainer.delivery.engine import Engine, EngineUnavailable
+from trainer.delivery.gate import Expected
+from trainer.delivery.publish import Reached
+from trainer.delivery.swap import Swap
 from trainer.phases import Base, Phases
-from trainer.publish import Reached
 from trainer.runs import Phase, Run, RunDirectory, all_runs, announce, sweep
 from trainer.status import Board, Pulse
-from trainer.swap import Swap
 from trainer.training import Training
 from trajectories import keys
 from trajectories.errors import RatchetError

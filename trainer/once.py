@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from trainer.batching import Lack
+from trainer.batch.batching import Lack
 from trainer.loop import Loop
 from trainer.runs import Phase
 from trainer.status import read_progress

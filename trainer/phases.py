@@ -20,14 +20,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trainer.base import fingerprint, resolve_base
-from trainer.batching import Batch, Demand, look, require, selection_for, write_batch
-from trainer.engine import EngineUnavailable
-from trainer.gate import WEIGHTS, Expected, check_adapter
-from trainer.probe import run_probe, tolerance_for
-from trainer.publish import Reached, highest_version, publish
+from trainer.batch.batching import Batch, Demand, look, require, selection_for, write_batch
+from trainer.batch.samples import Selection
+from trainer.delivery.engine import EngineUnavailable
+from trainer.delivery.gate import WEIGHTS, Expected, check_adapter
+from trainer.delivery.probe import run_probe, tolerance_for
+from trainer.delivery.publish import Reached, highest_version, publish
+from trainer.delivery.swap import Swap
 from trainer.runs import OPTIMIZER, Phase, Plan, Run, RunDirectory
-from trainer.samples import Selection
-from trainer.swap import Swap
 from trainer.training import Training, last_words
 from trajectories.errors import AdapterError, EngineError
 from trajectories.registry import Registry

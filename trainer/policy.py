@@ -15,10 +15,10 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from trainer.batch.samples import Sample
+from trainer.delivery.gate import CONFIG
 from trainer.durable import sync_directory, sync_file
-from trainer.gate import CONFIG
 from trainer.runs import OPTIMIZER, Plan
-from trainer.samples import Sample
 from trajectories.errors import RatchetError
 from trajectories.resources import PROBE, Probe, ProbeSet
 from trajectories.settings import TrainerSettings

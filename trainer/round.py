@@ -21,9 +21,12 @@ import orjson
 import torch
 import transformers
 
-from trainer.advantage import advantages
+from trainer.advantages.advantage import advantages
+from trainer.algorithms.grpo import make_grpo_trainer
+from trainer.algorithms.sft import make_sft_trainer
+from trainer.batch.samples import Sample
+from trainer.delivery.probe import tolerance_for
 from trainer.durable import write_atomic
-from trainer.grpo import make_grpo_trainer
 from trainer.orphan import die_with
 from trainer.policy import (
     TrainingError,
@@ -33,10 +36,7 @@ from trainer.policy import (
     make_optimizer,
     save_policy,
 )
-from trainer.probe import tolerance_for
 from trainer.runs import PROGRESS, RESULT, Plan, RoundResult, RunDirectory
-from trainer.samples import Sample
-from trainer.sft import make_sft_trainer
 
 GAP_ROWS = 64
 CHECKPOINTS = "checkpoints"

@@ -17,8 +17,8 @@ from typing import Any
 from pydantic import Field
 from redis import Redis
 
+from trainer.batch.samples import Sample
 from trainer.durable import write_atomic
-from trainer.samples import Sample
 from trajectories import keys
 from trajectories.model import Record
 from trajectories.settings import TrainerSettings

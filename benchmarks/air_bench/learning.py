@@ -14,9 +14,9 @@ from benchmarks.air_bench.sampling import Sampler
 from benchmarks.air_bench.sessions import POLICY, Session, hold
 from ratchet.demo.questions import Split, stream_questions
 from ratchet.demo.users import Crowd, Habits, Thumb
+from trainer.batch.samples import Sample, Selection, samples_of
 from trainer.durable import write_atomic
 from trainer.runs import BATCH, PLAN, Plan, RunDirectory
-from trainer.samples import Sample, Selection, samples_of
 from trajectories.model import Feedback
 from trajectories.settings import RewardSettings, TrainerSettings
 from trajectories.store import Scorable

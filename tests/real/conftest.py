@@ -108,10 +108,10 @@ def make_adapter(
     import torch
 
     from trainer.base import fingerprint
+    from trainer.batch.samples import Sample
+    from trainer.delivery.publish import publish
     from trainer.policy import load_policy, make_optimizer, save_policy
-    from trainer.publish import publish
     from trainer.runs import Plan
-    from trainer.samples import Sample
 
     rows = sampled_rows(engine.url)
     samples = [

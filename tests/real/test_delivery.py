@@ -14,10 +14,10 @@ from safetensors.numpy import load_file, save_file
 
 from tests.real.conftest import candidate
 from trainer.base import fingerprint
-from trainer.engine import Engine
-from trainer.gate import WEIGHTS, Expected
-from trainer.probe import compare, run_probe
-from trainer.swap import MAX_LOADED, Swap
+from trainer.delivery.engine import Engine
+from trainer.delivery.gate import WEIGHTS, Expected
+from trainer.delivery.probe import compare, run_probe
+from trainer.delivery.swap import MAX_LOADED, Swap
 from trajectories.connection import Redis
 from trajectories.errors import AdapterError, EngineError
 from trajectories.registry import Registry

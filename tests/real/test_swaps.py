@@ -13,9 +13,9 @@ from ratchet.demo.questions import CALCULATOR
 from ratchet.up import Loop
 from tests.real.conftest import candidate
 from trainer.base import fingerprint
-from trainer.engine import Engine
-from trainer.gate import Expected
-from trainer.swap import Swap
+from trainer.delivery.engine import Engine
+from trainer.delivery.gate import Expected
+from trainer.delivery.swap import Swap
 from trajectories.connection import Redis, connect
 from trajectories.ids import trajectory_id
 from trajectories.registry import Registry

@@ -18,8 +18,8 @@ from tests.fakes.openai_server import ScriptedServer
 from tests.fakes.vllm import FakeVLLM
 from tests.residue import in_files, in_redis
 from tests.story.conftest import eventually, free_port
-from trainer.batching import look, selection_for
-from trainer.samples import Exclusion
+from trainer.batch.batching import look, selection_for
+from trainer.batch.samples import Exclusion
 from trajectories.access import KeyStore
 from trajectories.connection import Redis, connect
 from trajectories.settings import RedisSettings, Settings, load_settings

@@ -9,9 +9,9 @@ import pytest
 from safetensors.numpy import save_file
 
 from tests.trainer.fake_engine import FakeEngine
+from trainer.delivery.publish import Reached
 from trainer.loop import Loop
 from trainer.phases import find_base
-from trainer.publish import Reached
 from trainer.training import Training
 from trajectories.connection import Redis
 from trajectories.registry import Registry

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from trainer.samples import Sample, Selection
+from trainer.batch.samples import Sample, Selection
 from trajectories.model import Choice, Feedback, Reward, Trajectory, Transition
 from trajectories.store import Store, TrajectoryRef
 

@@ -9,9 +9,9 @@ import pytest
 
 from tests.trainer.records import a_selection
 from tests.workers.records import WEATHER, call, transition, vote
-from trainer.advantage import advantages
+from trainer.advantages.advantage import advantages
+from trainer.batch.samples import Sample, samples_of
 from trainer.runs import Plan
-from trainer.samples import Sample, samples_of
 from trajectories.model import Trajectory, Transition
 from trajectories.settings import RewardSettings, TrainerSettings
 from trajectories.store import Scorable
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # the training stack's own
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     from tests.trainer.tiny_model import VOCABULARY, save_base
-    from trainer.grpo import make_grpo_trainer
+    from trainer.algorithms.grpo import make_grpo_trainer
     from trainer.policy import TrainingError, load_policy, logprobs_of, make_optimizer
 
 PAIRS = 8

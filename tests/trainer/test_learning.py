@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from tests.trainer.records import a_sample
+from trainer.batch.samples import Sample
 from trainer.durable import write_atomic
 from trainer.runs import BATCH, PLAN, Plan, RunDirectory
-from trainer.samples import Sample
 from trajectories.resources import ProbeSet
 from trajectories.settings import TrainerSettings
 
@@ -25,7 +25,13 @@ with warnings.catch_warnings():  # TRL warns of each vLLM it was not tested with
     from trl import GRPOTrainer
 
     from tests.trainer.tiny_model import VOCABULARY, save_base
-    from trainer.grpo import EachRowOnce, LoggedGRPOTrainer, make_grpo_trainer, micro_batch
+    from trainer.algorithms.grpo import (
+        EachRowOnce,
+        LoggedGRPOTrainer,
+        make_grpo_trainer,
+        micro_batch,
+    )
+    from trainer.algorithms.sft import row_of
     from trainer.policy import (
         TrainingError,
         load_policy,
@@ -34,7 +40,6 @@ with warnings.catch_warnings():  # TRL warns of each vLLM it was not tested with
         save_policy,
     )
     from trainer.round import check_gap, last_checkpoint, train
-    from trainer.sft import row_of
 
 
 @pytest.fixture(scope="module")
@@ -218,7 +223,7 @@ def test_a_batch_in_several_passes_trains_the_same_rows_to_the_same_weights(
     probes = {}
     longest = max(len(s.prompt_token_ids) + len(s.token_ids) for s in samples)
     for name, tokens in (("whole", 8192), ("cut", longest)):
-        monkeypatch.setattr("trainer.grpo.TOKENS_PER_PASS", tokens)
+        monkeypatch.setattr("trainer.algorithms.grpo.TOKENS_PER_PASS", tokens)
         counts = seen.setdefault(name, [])
         original = LoggedGRPOTrainer._generate_and_score_completions
 

@@ -12,7 +12,7 @@ import pytest
 from tests.trainer.conftest import LoopMaker
 from tests.trainer.fake_engine import FakeEngine
 from tests.trainer.records import make_trainable
-from trainer.batching import Lack
+from trainer.batch.batching import Lack
 from trainer.loop import Loop
 from trainer.runs import Phase, Run, all_runs
 from trajectories import keys

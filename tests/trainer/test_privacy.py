@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from tests.trainer.records import a_selection, a_trajectory, a_transition
-from trainer.batching import personal_check, selection_for, sort_out
-from trainer.samples import Exclusion
+from trainer.batch.batching import personal_check, selection_for, sort_out
+from trainer.batch.samples import Exclusion
 from trajectories.errors import ScrubError, SettingsError
 from trajectories.model import Choice, Trajectory
 from trajectories.privacy.scrubber import Scrubber

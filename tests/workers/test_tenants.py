@@ -15,7 +15,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from trainer.batching import look, selection_for
+from trainer.batch.batching import look, selection_for
 from trajectories import keys
 from trajectories.archive import Archive, Filters, Place
 from trajectories.archive.merged import scan

@@ -13,7 +13,7 @@ Leaving r_i out of its own baseline keeps the gradient unbiased (RLOO, arXiv
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
-from trainer.samples import Sample
+from trainer.batch.samples import Sample
 
 Key = tuple[str, str | None, str | None]
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from trainer.probe import compare, tolerance_for
+from trainer.delivery.probe import compare, tolerance_for
 from trajectories.errors import AdapterError
 from trajectories.resources import Probe, ProbeSet
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 from tests.trainer.records import a_transition
-from trainer.anchors import anchor_of
+from trainer.batch.anchors import anchor_of
 
 
 def anchor(*messages: dict[str, Any]) -> str:

@@ -1,7 +1,7 @@
 """Credit: how much of what a trajectory was worth each of its calls gets.
 
 Pure. A *part* is what one agent did in a trajectory: the whole of it where no
-agent is named. Four ways, `trainer.credit`, for call t of T with discount g:
+agent is named. Four ways, `trainer.advantages.credit`, for call t of T with discount g:
 
     identical   A_t = R - b                  LightningRL, arXiv 2508.03680; the default
     discounted  A_t = g^(T-1-t) (R - b)      late calls had more to do with it
@@ -23,8 +23,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from trainer.baseline import Key, baselines, key_of, subtract_baseline
-from trainer.samples import Later, Sample
+from trainer.advantages.baseline import Key, baselines, key_of, subtract_baseline
+from trainer.batch.samples import Later, Sample
 
 Estimator = Literal["identical", "discounted", "step", "stepgroup"]
 

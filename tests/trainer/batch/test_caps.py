@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.trainer.records import a_selection, a_trajectory
-from trainer.batching import Batch, sort_out
-from trainer.caps import Caps, cap_of, dropped_labels, labellers
-from trainer.samples import Exclusion
+from trainer.batch.batching import Batch, sort_out
+from trainer.batch.caps import Caps, cap_of, dropped_labels, labellers
+from trainer.batch.samples import Exclusion
 from trajectories.model import Reward, Trajectory
 from trajectories.store import TrajectoryRef
 

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.trainer.delivery.test_gate import PLAN
 from tests.trainer.fake_engine import FakeEngine
 from tests.trainer.fake_round import write_trained
-from tests.trainer.test_gate import PLAN
-from trainer.engine import Engine, EngineUnavailable
-from trainer.gate import Expected
-from trainer.publish import publish
-from trainer.swap import Swap
+from trainer.delivery.engine import Engine, EngineUnavailable
+from trainer.delivery.gate import Expected
+from trainer.delivery.publish import publish
+from trainer.delivery.swap import Swap
 from trajectories import keys
 from trajectories.connection import Redis
 from trajectories.errors import RegistryError

@@ -14,10 +14,10 @@ from dataclasses import dataclass, field, replace
 
 import orjson
 
-from trainer.caps import Caps, Dropped, dropped_labels, labellers
+from trainer.batch.caps import Caps, Dropped, dropped_labels, labellers
+from trainer.batch.samples import Exclusion, Sample, Selection, samples_of
 from trainer.durable import write_atomic
 from trainer.runs import BATCH, PLAN, Plan, RunDirectory
-from trainer.samples import Exclusion, Sample, Selection, samples_of
 from trajectories.composition import Composition
 from trajectories.errors import NotEnoughRewards, RecordError, ScrubError
 from trajectories.model import Trajectory, Transition

@@ -5,7 +5,7 @@ from math import inf
 
 import pytest
 
-from trainer.aipw import Estimate, Heard, aipw, corrected
+from trainer.advantages.aipw import Estimate, Heard, aipw, corrected
 
 
 def test_by_hand() -> None:

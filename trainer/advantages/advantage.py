@@ -16,9 +16,9 @@ up when it went wrong) a mere fault would look like praise.
 from collections import defaultdict
 from collections.abc import Sequence
 
-from trainer.baseline import root_mean_square
-from trainer.credit import Estimator, Spread, shuffle, spread, step_credit, verdicts
-from trainer.samples import Sample
+from trainer.advantages.baseline import root_mean_square
+from trainer.advantages.credit import Estimator, Spread, shuffle, spread, step_credit, verdicts
+from trainer.batch.samples import Sample
 
 SMALLEST_SCALE = 1e-6
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.trainer.records import a_selection, a_trajectory, a_transition
-from trainer.samples import Exclusion, samples_of
+from trainer.batch.samples import Exclusion, samples_of
 from trajectories.model import Choice, Outcome, Reward, Sampling
 
 

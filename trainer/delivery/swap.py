@@ -17,8 +17,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from trainer.engine import Engine, EngineUnavailable
-from trainer.gate import Expected, check_adapter
+from trainer.delivery.engine import Engine, EngineUnavailable
+from trainer.delivery.gate import Expected, check_adapter
 from trajectories.errors import AdapterError, EngineError, RegistryError
 from trajectories.keys import HEARTBEAT_TTL_SECONDS
 from trajectories.registry import Heartbeat, Registry, Snapshot

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.trainer.records import a_sample
-from trainer.advantage import advantages, scale_of
-from trainer.credit import Spread, return_to_go, spread, verdicts
-from trainer.samples import Sample
+from trainer.advantages.advantage import advantages, scale_of
+from trainer.advantages.credit import Spread, return_to_go, spread, verdicts
+from trainer.batch.samples import Sample
 
 
 def calls(trajectory: str, reward: float, count: int, **changes: Any) -> list[Sample]:

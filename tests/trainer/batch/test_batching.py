@@ -7,9 +7,9 @@ import orjson
 import pytest
 
 from tests.trainer.records import a_selection, a_trajectory, a_transition
-from trainer.batching import Demand, Lack, caps_for, demand, require, selection_for, sort_out
-from trainer.caps import Caps
-from trainer.samples import Exclusion, Sample
+from trainer.batch.batching import Demand, Lack, caps_for, demand, require, selection_for, sort_out
+from trainer.batch.caps import Caps
+from trainer.batch.samples import Exclusion, Sample
 from trajectories.model import Reward, Trajectory
 from trajectories.settings import Settings
 from trajectories.store import TrajectoryRef

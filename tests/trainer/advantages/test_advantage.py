@@ -5,10 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.trainer.records import a_sample
-from trainer.advantage import advantages
-from trainer.baseline import subtract_baseline
-from trainer.credit import Verdict, shuffle
-from trainer.samples import Sample
+from trainer.advantages.advantage import advantages
+from trainer.advantages.baseline import subtract_baseline
+from trainer.advantages.credit import Verdict, shuffle
+from trainer.batch.samples import Sample
 
 REWARDS = st.lists(st.floats(-1, 1), min_size=2, max_size=20)
 

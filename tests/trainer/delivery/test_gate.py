@@ -9,9 +9,9 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from tests.trainer.fake_round import TENSOR, write_trained
+from trainer.delivery.gate import Expected, check_adapter
+from trainer.delivery.publish import highest_version, publish, published
 from trainer.durable import sha256_of
-from trainer.gate import Expected, check_adapter
-from trainer.publish import highest_version, publish, published
 from trainer.runs import Plan
 from trajectories.errors import AdapterError
 from trajectories.resources import MANIFEST, AdapterManifest

@@ -26,8 +26,8 @@ from torch.utils.data import Sampler
 from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.utils import pad
 
+from trainer.batch.samples import Sample
 from trainer.policy import TrainingError, constant_schedule, device_for
-from trainer.samples import Sample
 from trajectories.settings import TrainerSettings
 
 TOKENS_PER_PASS = 8192  # rows times the longest row, in one forward pass

@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from trainer.anchors import anchor_of
-from trainer.worth import Worth, agent_of, worth_of
+from trainer.batch.anchors import anchor_of
+from trainer.batch.worth import Worth, agent_of, worth_of
 from trajectories.access import TENANT
 from trajectories.composition import Composition
 from trajectories.model import Choice, Outcome, Record, Sampling, Trajectory, Transition

@@ -10,7 +10,7 @@ names do not match). `compare` is pure.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from trainer.engine import Engine
+from trainer.delivery.engine import Engine
 from trajectories.errors import AdapterError
 from trajectories.resources import Probe, ProbeSet
 

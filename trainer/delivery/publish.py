@@ -19,8 +19,8 @@ from pathlib import Path
 import orjson
 from safetensors import safe_open
 
+from trainer.delivery.gate import CONFIG, WEIGHTS
 from trainer.durable import sha256_of, sync_directory, sync_file, write_atomic
-from trainer.gate import CONFIG, WEIGHTS
 from trainer.runs import Plan
 from trajectories.resources import MANIFEST, PROBE, AdapterManifest, Lineage
 

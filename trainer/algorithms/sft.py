@@ -13,9 +13,9 @@ from typing import Any
 from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
-from trainer.grpo import checkpoint_steps, micro_batch, shared_arguments
+from trainer.algorithms.grpo import checkpoint_steps, micro_batch, shared_arguments
+from trainer.batch.samples import Sample
 from trainer.policy import TrainingError, constant_schedule
-from trainer.samples import Sample
 from trajectories.settings import TrainerSettings
 
 IGNORED = -100  # the label of a token without loss

@@ -1,0 +1,1 @@
+"""Rewards to advantages: how much better than expected each call was. Pure."""

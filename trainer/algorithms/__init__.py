@@ -1,0 +1,1 @@
+"""Rows to weights: the losses, and TRL's trainers that carry them."""

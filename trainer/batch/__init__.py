@@ -1,0 +1,1 @@
+"""Recorded trajectories to the rows of a round: which ones, and what of them."""

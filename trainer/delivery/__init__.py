@@ -1,0 +1,1 @@
+"""An adapter on its way into the engines: published, checked, loaded, probed, promoted."""
