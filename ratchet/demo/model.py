@@ -10,6 +10,8 @@ from __future__ import annotations
 import argparse
 import math
 import random
+import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,8 +52,12 @@ VOCABULARY = 1024
 IGNORED = -100
 
 
-def make_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
-    """Byte-level BPE in which every digit is a token and stock phrases grow into one."""
+def make_tokenizer(texts: Iterable[str], words: Sequence[str] = ()) -> PreTrainedTokenizerFast:
+    """Byte-level BPE in which every digit is a token and stock phrases grow into one.
+
+    Each of `words` is a token wherever it stands alone: no phrase swallows it, so that what a
+    small model learns of a word holds beside words that it never saw it with.
+    """
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -64,13 +70,19 @@ def make_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
     )
     bpe.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY - len(MARKERS),
+        vocab_size=VOCABULARY - len(MARKERS) - len(words),
         special_tokens=SPECIAL,
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
+    if words:
+        alone = re.compile(rf"\b(?:{'|'.join(map(re.escape, sorted(words, reverse=True)))})\b")
+        texts = (piece for text in texts for piece in alone.split(text))
     bpe.train_from_iterator(texts, trainer)
     bpe.add_tokens([AddedToken(marker, normalized=False, special=False) for marker in MARKERS])
+    bpe.add_tokens(
+        [AddedToken(word, single_word=True, normalized=False, special=False) for word in words]
+    )
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=bpe, eos_token="<|im_end|>", pad_token="<|endoftext|>"
     )
@@ -122,14 +134,16 @@ def bare_template() -> PreTrainedTokenizerFast:
 
 
 def make_rows(
-    tokenizer: PreTrainedTokenizerFast, script: Script, demonstrations: list[Demonstration]
+    tokenizer: PreTrainedTokenizerFast, sessions: Sequence[Sequence[str]]
 ) -> list[tuple[list[int], list[int]]]:
-    """Token ids and labels of each demonstration; only what the model wrote is labelled."""
-    written = [script.write(demonstration) for demonstration in demonstrations]
-    pieces = [piece for session in written for piece in session]
+    """Token ids and labels of each session, written as prompt, completion, prompt, completion.
+
+    Only what the model wrote is labelled.
+    """
+    pieces = [piece for session in sessions for piece in session]
     encoded = iter(tokenizer(pieces, add_special_tokens=False)["input_ids"])
     rows = []
-    for session in written:
+    for session in sessions:
         ids: list[int] = []
         labels: list[int] = []
         for place, _ in enumerate(session):
@@ -202,18 +216,23 @@ def pretrain(
     return value
 
 
-def make(out: Path, *, seed: int, steps: int, batch: int = 32, learning_rate: float = 4e-3) -> None:
-    """Tokenizer, model, upbringing, and a directory that vLLM can serve."""
+def raise_model(
+    out: Path,
+    sessions: Sequence[Sequence[str]],
+    *,
+    words: Sequence[str] = (),
+    seed: int,
+    steps: int,
+    batch: int = 32,
+    learning_rate: float = 4e-3,
+) -> None:
+    """Tokenizer, model, upbringing on `sessions` (see `make_rows`): a directory for vLLM."""
     import torch
 
     torch.manual_seed(seed)
-    rng = random.Random(seed)
-    questions = stream_questions(Split.TRAFFIC, seed=10_000 + seed)
-    demonstrations = [demonstrate(next(questions), rng) for _ in range(min(steps * batch, 30_000))]
-    script = Script(bare_template())
-    texts = [piece for shown in demonstrations[:4000] for piece in script.write(shown)]
-    tokenizer = make_tokenizer(texts)
-    rows = make_rows(tokenizer, script, demonstrations)
+    texts = [piece for session in sessions[:4000] for piece in session]
+    tokenizer = make_tokenizer(texts, words)
+    rows = make_rows(tokenizer, sessions)
     model = make_model(tokenizer)
     pretrain(
         model,
@@ -225,6 +244,16 @@ def make(out: Path, *, seed: int, steps: int, batch: int = 32, learning_rate: fl
     )
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
+
+
+def make(out: Path, *, seed: int, steps: int, batch: int = 32) -> None:
+    """The demo's model: sessions of the bad mix, never with a held-out question."""
+    rng = random.Random(seed)
+    questions = stream_questions(Split.TRAFFIC, seed=10_000 + seed)
+    script = Script(bare_template())
+    shown = [demonstrate(next(questions), rng) for _ in range(min(steps * batch, 30_000))]
+    sessions = [script.write(demonstration) for demonstration in shown]
+    raise_model(out, sessions, seed=seed, steps=steps, batch=batch)
 
 
 def main() -> None:

@@ -53,8 +53,18 @@ def test_the_script_writes_what_the_chat_template_renders(world: tuple[Any, Any,
 
 def test_only_what_the_model_wrote_is_learned(world: tuple[Any, Any, Any]) -> None:
     tokenizer, script, shown = world
-    rows = make_rows(tokenizer, script, shown)
+    rows = make_rows(tokenizer, [script.write(one) for one in shown])
     for one, (ids, labels) in zip(shown, rows, strict=True):
         learned = [label for label in labels if label != IGNORED]
         assert len(ids) == len(labels)
         assert tokenizer.decode(learned) == "".join(f"{c}<|im_end|>" for c in one.completions)
+
+
+def test_a_word_is_one_token_beside_whatever_it_stands() -> None:
+    texts = [f"Which river runs through {town}? Ask in {town} again." for town in ("Sel", "Selby")]
+    tokenizer = make_tokenizer(texts * 50, ["Sel", "Selby"])
+    for text in ("through Selby?", "Selbyish", "in Sel again"):
+        assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
+    assert "Selby" in tokenizer.tokenize("never seen before Selby!")
+    assert "Sel" in tokenizer.tokenize("through Sel?")
+    assert not {"Sel", "Selby"} & set(tokenizer.tokenize("Selbyish"))
