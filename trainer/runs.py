@@ -17,7 +17,7 @@ from typing import Any
 from pydantic import Field
 from redis import Redis
 
-from trainer.batch.samples import Sample
+from trainer.batch.stored import StoredSamples
 from trainer.durable import write_atomic
 from trajectories import keys
 from trajectories.model import Record
@@ -122,9 +122,9 @@ class RunDirectory:
     def plan(self) -> Plan:
         return Plan.from_json((self.path / PLAN).read_bytes())
 
-    def samples(self) -> list[Sample]:
-        with (self.path / BATCH).open("rb") as file:
-            return [Sample.from_json(line) for line in file]
+    def samples(self) -> StoredSamples:
+        """The rows, each read from disk when it is asked for."""
+        return StoredSamples(self.path / BATCH)
 
     def result(self) -> RoundResult | None:
         """How the training ended, or None while it has not."""
