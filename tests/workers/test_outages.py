@@ -161,6 +161,31 @@ def flush(server: RedisServer, _: Proxy) -> None:
         redis.flushall()
 
 
+def forbid(server: RedisServer, _: Proxy) -> None:
+    """Somebody narrows the rights of the user that everybody here is: NOPERM, then as before."""
+    with server.client() as redis:
+        redis.execute_command("ACL SETUSER default -@all +acl")
+        time.sleep(1.2)
+        redis.execute_command("ACL SETUSER default +@all")
+
+
+def lock_out(server: RedisServer, _: Proxy) -> None:
+    """A password that nobody here has, and all connections gone: NOAUTH, then as before."""
+    with server.client() as redis:
+        redis.config_set("requirepass", "unknown")
+        redis.execute_command("CLIENT KILL TYPE normal SKIPME yes")
+        time.sleep(1.2)
+        redis.config_set("requirepass", "")
+
+
+def swap_database(server: RedisServer, _: Proxy) -> None:
+    """For a while everybody is connected to another, empty database, and writes there."""
+    with server.client() as redis:
+        redis.swapdb(0, 1)
+        time.sleep(1.2)
+        redis.swapdb(0, 1)
+
+
 FAULTS: dict[str, Callable[[RedisServer, Proxy], None]] = {
     "R1 killed": kill,
     "R2 hung": hang,
@@ -171,6 +196,9 @@ FAULTS: dict[str, Callable[[RedisServer, Proxy], None]] = {
     "R6 rolled back": roll_back,
     "R7 disk full": fill_the_disk,
     "R8 flushed": flush,
+    "R8 not permitted": forbid,
+    "R8 locked out": lock_out,
+    "R8 another database": swap_database,
 }
 
 
