@@ -2,6 +2,7 @@
 
 import json
 import math
+import shlex
 import time
 import uuid
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from gateway.errors import ApiError
 from gateway.feedback_body import FeedbackBody, parse_feedback
 from gateway.feedback_record import said_with, to_records
 from gateway.training import Trigger, _queue
-from tests.gateway.conftest import Running
+from tests.gateway.conftest import RedisServer, Running, wait_for
 from trajectories import keys
 from trajectories.connection import Redis
 from trajectories.ids import trajectory_id
@@ -173,6 +174,27 @@ def test_without_redis_feedback_is_still_taken(start: Callable[..., Running]) ->
     assert running.chat().status_code == 200
     assert running.client.get("/readyz").json()["status"] == "degraded"
     assert running.client.get("/training/status").json()["redis_available"] is False
+
+
+@pytest.mark.parametrize("change", ["ACL SETUSER default -@all +acl", "CONFIG SET requirepass x"])
+def test_a_redis_that_lets_nobody_in_any_more_costs_no_call(
+    redis_server: RedisServer, start: Callable[..., Running], change: str
+) -> None:
+    running = start(redis=Redis.from_url(redis_server.url))
+    wait_for(lambda: running.client.get("/readyz").json()["status"] == "ready", 10)
+    admin = Redis.from_url(redis_server.url)
+    admin.execute_command(change)
+    if "requirepass" in change:
+        admin.execute_command("CLIENT KILL TYPE normal SKIPME yes")
+        admin.execute_command("CLIENT KILL TYPE pubsub")
+    wait_for(lambda: running.client.get("/readyz").json()["status"] == "degraded", 10)
+    assert running.chat().status_code == 200
+    assert post(running, session_id="s1", value=1).status_code == 202
+    for undo in ("ACL SETUSER default +@all", "CONFIG SET requirepass ''"):
+        admin.execute_command(*shlex.split(undo))
+    wait_for(lambda: running.client.get("/readyz").json()["status"] == "ready", 10)
+    producer = running.services.spool.producer
+    wait_for(lambda: admin.xlen(keys.traffic(producer)) >= 2, 20)
 
 
 def test_feedback_that_cannot_be_stored_is_never_a_202(start: Callable[..., Running]) -> None:
