@@ -95,6 +95,7 @@ def build_worker(
 ) -> RewardWorker:
     """An RQ worker on one queue. Connects."""
     redis = connect(settings.redis)
+    redis.ping()  # RQ overlooks an error of the server's, such as a database that is not there
     arguments: dict[str, Any] = {
         "connection": redis,
         "job_class": SafeJob,

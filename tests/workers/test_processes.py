@@ -4,6 +4,7 @@ import os
 import signal
 import time
 from pathlib import Path
+from threading import Event, Timer
 from typing import Any
 
 import pytest
@@ -13,7 +14,9 @@ from tests.workers.records import transition, vote
 from tests.workers.redis_server import RedisServer
 from trajectories import keys
 from trajectories.model import Feedback, Transition, pack_record
+from trajectories.settings import RedisSettings, Settings
 from trajectories.store import Store, TrajectoryRef
+from workers.worker import run_worker
 
 HERE = Path(__file__).parent
 QUICK_DISPATCHER = str(HERE / "quick_dispatcher.py")
@@ -144,6 +147,20 @@ def test_a_dispatcher_killed_between_effect_and_acknowledgement_doubles_nothing(
     assert wait_for(lambda: reward(server)) == 1.0
     totals = counts(server)
     assert (totals["transitions"], totals["trajectories"], totals["feedback"]) == (2, 1, 1)
+
+
+def test_a_database_that_is_not_there_is_said_once_and_waited_for(
+    server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    stop = Event()
+    settings = Settings(redis=RedisSettings(url=f"{server.url}?db=99"))
+    timer = Timer(1.0, stop.set)
+    timer.start()
+    run_worker(settings, stop)
+    timer.join()
+    assert [record.getMessage() for record in caplog.records].count(
+        "Redis is away, waiting: DB index is out of range"
+    ) == 1
 
 
 def test_redis_killed_and_started_again_is_waited_out(server: RedisServer, spawn: Spawn) -> None:
