@@ -61,11 +61,12 @@ def spawn(server: RedisServer, tmp_path: Path) -> Iterator[Spawn]:
     started: list[subprocess.Popen[bytes]] = []
     environment = {name: text for name, text in os.environ.items() if "RATCHET_" not in name}
 
-    def start(*arguments: str) -> "subprocess.Popen[bytes]":
+    def start(*arguments: str, **pipes: int) -> "subprocess.Popen[bytes]":
         process = subprocess.Popen(
             [sys.executable, *arguments],
             cwd=tmp_path,
             env={**environment, "PYTHONPATH": str(ROOT), "RATCHET_REDIS_URL": server.url},
+            **pipes,
         )
         started.append(process)
         return process

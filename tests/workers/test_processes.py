@@ -3,7 +3,9 @@
 import os
 import signal
 import time
+from itertools import count
 from pathlib import Path
+from subprocess import PIPE
 from threading import Event, Timer
 from typing import Any
 
@@ -205,3 +207,34 @@ def test_a_record_that_is_none_is_set_aside_and_the_others_go_on(
         assert all(b"RecordError" in fields[b"reason"] for _, fields in aside)
         assert counts(server)["quarantined"] == 8
     assert process.poll() is None
+
+
+def test_a_worker_killed_at_each_word_with_redis_costs_no_reward_and_doubles_none(
+    server: RedisServer, spawn: Spawn, tmp_path: Path
+) -> None:
+    spawn(QUICK_DISPATCHER)
+    workers = spawn(str(HERE / "mortal_worker.py"), stdin=PIPE, stdout=PIPE)
+    assert workers.stdin is not None
+    assert workers.stdout is not None
+    shipped = 0
+    with server.client() as redis:
+        for event in count(1):
+            name = f"traj_{event}"
+            ship(redis, transition(0, trajectory=name, content="hi"), first=shipped + 1)
+            ship(redis, vote(1.0, trajectory=name), first=shipped + 2)
+            shipped += 2
+            wait_for(lambda: redis.llen("rq:queue:rewards"))
+            workers.stdin.write(b"%d\n" % event)
+            workers.stdin.flush()
+            if int(workers.stdout.readline()) == 0:
+                break
+    assert event > 20, "it said too little to be killed in between"
+    workers.communicate()
+    spawn(SLOW_WORKER, "short")
+    (tmp_path / "quick").touch()
+    wait_for(lambda: counts(server)["rewarded"] == event, 60)
+    totals = counts(server)
+    assert (totals["labelled"], totals["reward_sum"]) == (event, event)
+    with server.client() as redis:
+        for number in range(1, event + 1):
+            assert redis.hlen(keys.rewards_of("default", f"traj_{number}")) == 1
