@@ -6,12 +6,12 @@ what is asked of it under another; there is no other way between the two.
 
 import asyncio
 import time
-from typing import Any, Literal
+from typing import Annotated, Any
 
 import orjson
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from gateway.dialects.chat import parse_object
 from gateway.errors import ApiError
@@ -24,8 +24,13 @@ from trajectories import keys
 from trajectories.connection import RedisError
 from trajectories.ids import new_id
 from trajectories.queues import is_attended, verdict_queue
+from trajectories.settings.trainer import joined
 
 router = APIRouter()
+
+
+def _joined(written: Any) -> Any:
+    return None if written is None else joined(written)
 
 
 class Trigger(BaseModel):
@@ -33,7 +38,7 @@ class Trigger(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="ignore")
 
-    algo: Literal["grpo", "sft"] | None = None
+    algo: Annotated[str | None, BeforeValidator(_joined)] = None  # a name, or a list of them
     agent: str | None = None  # of this agent's calls alone
     force: bool = False
     dry_run: bool = False
@@ -74,6 +79,7 @@ def trigger_training(raw: Raw, services: Shared, caller: By) -> JSONResponse:
     if status is None:
         message = "no trainer is running: start one with `python -m trainer`"
         raise ApiError(503, "no_trainer", message, headers={"x-should-retry": "false"})
+    _check_algorithm(wish.algo, status)
     running = (status.get("run") or {}).get("run_id") or queued
     if running is not None:
         return JSONResponse({"run_id": running, "status": "already_running"}, 202)
@@ -112,6 +118,15 @@ def _queue(services: Services, wish: Trigger) -> tuple[str, bool]:
     if services.redis.set(key, content, nx=True, ex=keys.TRIGGER_TTL_SECONDS):
         return run_id, True
     return queued_run(services) or run_id, False
+
+
+def _check_algorithm(asked: str | None, status: dict[str, Any]) -> None:
+    """Refuse what the trainer said it has not; which ones it has depends on where it runs."""
+    known = status.get("algorithms", [])
+    unknown = [name for name in asked.split("+") if name not in known] if asked else []
+    if known and unknown:
+        message = f"`algo`: the trainer has no {', '.join(unknown)} (it has: {', '.join(known)})"
+        raise invalid("algo", message)
 
 
 def _no_redis() -> ApiError:

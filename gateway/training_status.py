@@ -50,6 +50,7 @@ def learning_of(
         "trainable": trainable,
         "needed": needed,
         "lacking": said.get("lacking", []),
+        "algorithms": said.get("algorithms", []),
     }
 
 

@@ -17,6 +17,7 @@ def main() -> int:
     parser.add_argument("--force", action="store_true", help="with --once: however little there is")
     arguments = parser.parse_args()
 
+    from trainer.algorithms.plugins import asks_of
     from trainer.loop import Loop
     from trainer.once import run_once
     from trainer.phases import find_base
@@ -34,6 +35,7 @@ def main() -> int:
     stop = stop_on_signals()
     try:
         settings = load_settings()
+        asks_of(settings.trainer.algorithm, settings.trainer)  # says what is not installed
         base = find_base(settings)
         training = Training(environment=training_environment())
         with Loop(settings, redis=connect(settings.redis), base=base, training=training) as loop:

@@ -17,6 +17,7 @@ import orjson
 from redis import Redis, RedisError
 
 from trainer import status
+from trainer.algorithms.plugins import AlgorithmError, installed
 from trainer.batch.batching import Demand, Lack, demand
 from trainer.delivery.engine import Engine, EngineUnavailable
 from trainer.delivery.gate import Expected
@@ -32,6 +33,7 @@ from trajectories.ids import new_id
 from trajectories.lease import Lease, LeaseLost
 from trajectories.registry import Registry
 from trajectories.settings import Settings
+from trajectories.settings.trainer import joined
 from trajectories.store import Store
 
 logger = logging.getLogger(__name__)
@@ -97,7 +99,7 @@ class Loop:
             guard=self._lease.check,
             reached=reached,
         )
-        self.board = Board()
+        self.board = Board(installed())
         self._pulse = Pulse(
             redis,
             settings.policy,
@@ -283,11 +285,7 @@ class Loop:
 
     def _begin_triggered(self, asked: dict[str, Any]) -> None:
         run_id = str(asked.get("run_id") or new_id("run"))
-        algorithm = str(asked.get("algo") or self._settings.trainer.algorithm)
-        if algorithm not in ("grpo", "sft"):
-            raise ValueError(f"unknown algorithm {algorithm!r}")
-        if algorithm == "sft" and self._settings.trainer.shuffle_rewards:
-            raise ValueError("trainer.shuffle_rewards is a control for grpo, not for sft")
+        algorithm = joined(asked.get("algo") or self._settings.trainer.algorithm)
         if not run_id.replace("_", "").replace("-", "").isalnum():
             raise ValueError(f"run id {run_id!r} is not a plain name")
         if (self._settings.runs_dir / run_id / "run.json").exists():
@@ -296,7 +294,7 @@ class Loop:
         try:
             wanted = self._demand(force=bool(asked.get("force")))
             self._begin(run_id, algorithm, wanted, None if agent is None else str(agent))
-        except Lack as error:
+        except (Lack, AlgorithmError) as error:
             self._announce_refusal(run_id, algorithm, str(error))
             raise
 

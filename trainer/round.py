@@ -21,9 +21,8 @@ import orjson
 import torch
 import transformers
 
-from trainer.advantages.advantage import advantages
-from trainer.algorithms.grpo import make_grpo_trainer
-from trainer.algorithms.sft import make_sft_trainer
+from trainer.algorithms.plugins import AlgorithmError, find
+from trainer.algorithms.protocol import Round
 from trainer.batch.samples import Sample
 from trainer.delivery.probe import tolerance_for
 from trainer.durable import write_atomic
@@ -36,7 +35,7 @@ from trainer.policy import (
     make_optimizer,
     save_policy,
 )
-from trainer.runs import PROGRESS, RESULT, Plan, RoundResult, RunDirectory
+from trainer.runs import PROGRESS, RESULT, RoundResult, RunDirectory
 
 GAP_ROWS = 64
 CHECKPOINTS = "checkpoints"
@@ -56,7 +55,7 @@ def main() -> int:
     directory = RunDirectory(arguments.run)
     try:
         result = RoundResult(is_trained=True, metrics=train(directory))
-    except TrainingError as error:
+    except (TrainingError, AlgorithmError) as error:
         logger.exception("the round failed")
         result = RoundResult(is_trained=False, reason=str(error))
     write_atomic(directory.path / RESULT, result.to_json())
@@ -76,7 +75,18 @@ def train(directory: RunDirectory) -> dict[str, float]:
     fresh = [s for s in samples if s.version == plan.parent and s.has_ratio][:GAP_ROWS]
     gap = check_gap(gaps(model, fresh), settings.dtype, settings.probe_tolerance)
     optimizer = make_optimizer(model, settings, plan.optimizer_path)
-    trainer = make_trainer(plan, model, tokenizer, samples, optimizer, directory.path)
+    trainer = make_trainer(
+        Round(
+            plan=plan,
+            model=model,
+            tokenizer=tokenizer,
+            samples=samples,
+            output=directory.path / CHECKPOINTS,
+            optimizer=optimizer,
+            callbacks=(ProgressFile(directory.path), Divergence()),
+        ),
+        plan.algorithm,
+    )
     trainer.train(resume_from_checkpoint=last_checkpoint(directory.path / CHECKPOINTS))
     check_finite(model)
     drift = gaps(model, fresh)
@@ -119,34 +129,17 @@ def check_gap(differences: Sequence[float], dtype: str, configured: float) -> fl
     return largest
 
 
-def make_trainer(
-    plan: Plan,
-    model: Any,
-    tokenizer: Any,
-    samples: Sequence[Sample],
-    optimizer: Any,
-    run: Path,
-) -> Any:
-    """GRPO or SFT, as the plan says."""
-    settings = plan.trainer
-    shared: dict[str, Any] = {
-        "samples": samples,
-        "settings": settings,
-        "output": run / CHECKPOINTS,
-        "optimizer": optimizer,
-        "callbacks": [ProgressFile(run), Divergence()],
-    }
-    if plan.algorithm == "sft":
-        return make_sft_trainer(model, tokenizer, **shared)
-    values = advantages(
-        samples,
-        shrinkage=settings.shrinkage,
-        negative_weight=settings.negative_weight,
-        shuffle_seed=settings.seed if settings.shuffle_rewards else None,
-        credit=settings.credit,
-        turn_discount=settings.turn_discount,
-    )
-    return make_grpo_trainer(model, tokenizer, advantages=values, **shared)
+def make_trainer(round_: Round, algorithm: str) -> Any:
+    """The trainer that the algorithm makes; whatever it raises names it as the reason."""
+    try:
+        return find(algorithm).make_trainer(round_)
+    except TrainingError:
+        raise
+    except Exception as error:  # a plug-in's own: it would raise it again at the next attempt
+        logger.exception("no trainer was made")
+        raise TrainingError(
+            f"the algorithm {algorithm!r} made no trainer: {type(error).__name__}: {error}"
+        ) from error
 
 
 def last_checkpoint(checkpoints: Path) -> str | None:

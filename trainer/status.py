@@ -8,7 +8,7 @@ answer. Redis being away stops neither: the loop finds out by its own calls.
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,8 @@ PAUSED = "paused"
 class Board:
     """The state as the loop last set it; `note` and `trouble` say what it waits for."""
 
-    def __init__(self) -> None:
+    def __init__(self, algorithms: Sequence[str] = ()) -> None:
+        self.algorithms = tuple(algorithms)  # what a trigger may name
         self.state = COLLECTING
         self.note = ""
         self.lacking: list[dict[str, Any]] = []  # what the last look found too little of
@@ -50,6 +51,7 @@ class Board:
             "state": self.state,
             "note": self.trouble or self.note,
             "lacking": self.lacking,
+            "algorithms": self.algorithms,
             "trainable": trainable,
             "needed": needed,
             "phase_progress": self._progress(trainable, needed),

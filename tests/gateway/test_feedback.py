@@ -234,7 +234,8 @@ def test_a_trainer_is_asked_only_when_there_is_one(running: Running) -> None:
     none = running.client.post("/training/trigger", json={"force": True})
     assert (none.status_code, none.json()["error"]["code"]) == (503, "no_trainer")
     running.redis.set(
-        "trainer:policy:status", b'{"state":"training","last_run":{"id":"r1"},"at":1}'
+        "trainer:policy:status",
+        b'{"state":"training","algorithms":["grpo","sft"],"last_run":{"id":"r1"},"at":1}',
     )
     status = running.client.get("/training/status").json()
     assert (status["state"], status["last_run"]) == ("training", {"id": "r1"})

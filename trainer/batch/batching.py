@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 
 import orjson
 
+from trainer.algorithms.plugins import asks_of
 from trainer.batch.caps import Caps, Dropped, dropped_labels, labellers
 from trainer.batch.samples import Exclusion, Sample, Selection, samples_of
 from trainer.durable import write_atomic
@@ -91,15 +92,18 @@ class Lack(NotEnoughRewards):
 def selection_for(
     settings: Settings, algorithm: str, current: int, agent: str | None = None
 ) -> Selection:
-    """The rules of one round; with `agent` it is about that agent's calls alone."""
-    is_sft = algorithm == "sft"
+    """The rules of one round; with `agent` it is about that agent's calls alone.
+
+    Raises AlgorithmError where `algorithm` cannot run.
+    """
+    asked = asks_of(algorithm, settings.trainer)
     return Selection(
         policy=settings.policy,
         current=current,
         max_length=settings.trainer.max_length,
-        max_staleness=None if is_sft else settings.trainer.max_staleness,
-        needs_ratio=not is_sft,
-        above=settings.trainer.sft_threshold if is_sft else None,
+        max_staleness=asked.max_staleness,
+        needs_ratio=asked.needs_ratio,
+        above=asked.above,
         tenant=settings.policy_tenant,
         is_personal=personal_check(settings),
         agents_off=frozenset(name for name, own in settings.agents.items() if not own.train),

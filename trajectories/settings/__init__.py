@@ -119,15 +119,6 @@ class Settings(BaseSettings):
     engine: EngineSettings = EngineSettings()
 
     @model_validator(mode="after")
-    def _shuffling_is_a_control_of_grpo(self) -> Self:
-        if self.trainer.shuffle_rewards and self.trainer.algorithm != "grpo":
-            raise ValueError(
-                "trainer.shuffle_rewards needs trainer.algorithm = grpo: SFT chooses its rows by"
-                " reward before they are shuffled"
-            )
-        return self
-
-    @model_validator(mode="after")
     def _shuffling_deals_out_whole_rewards(self) -> Self:
         if self.trainer.shuffle_rewards and self.trainer.credit in ("step", "stepgroup"):
             raise ValueError(

@@ -1,16 +1,40 @@
 """`[trainer]` and `[engine]`: when and how a round is trained, and the vLLM started for it."""
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+import orjson
+from pydantic import BeforeValidator, Field
 
 from trajectories.settings.section import Section
+
+
+def joined(written: Any) -> Any:
+    """Names of algorithms as one word; several in turn may come as a list, or as one in JSON.
+
+    Raises ValueError where one of them is there twice.
+
+    >>> joined(["sft", "grpo"])
+    'sft+grpo'
+    """
+    if isinstance(written, str) and written.lstrip().startswith("["):
+        written = orjson.loads(written)
+    names = written.split("+") if isinstance(written, str) else written
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"{written!r} is neither a name nor a list of names")
+    if len(set(names)) < len(names):
+        raise ValueError(f"{'+'.join(names)} runs an algorithm twice")
+    return "+".join(names)
 
 
 class TrainerSettings(Section):
     """When and how a round is trained."""
 
-    algorithm: Literal["grpo", "sft"] = Field("grpo", description="What a round runs")
+    algorithm: Annotated[str, BeforeValidator(joined)] = Field(
+        "grpo",
+        pattern=r"^[a-z0-9_-]+(\+[a-z0-9_-]+)*$",
+        description="What a round runs: the name of an installed algorithm, or a list of names that"
+        ' run one after the other (docs/algorithms.md), such as `["sft", "grpo"]`',
+    )
     base_model_path: str | None = Field(
         None, description="Directory or hub name of the base model's weights"
     )

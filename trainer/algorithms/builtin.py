@@ -1,0 +1,73 @@
+"""Ours: what each asks of the log, and where its trainer is made.
+
+They come through the same door as everybody else's (pyproject.toml,
+`ratchet.algorithms`). The modules with torch in them are imported when a
+trainer is made, since the loop reads what is asked.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from trainer.algorithms.protocol import Asks, Round
+from trajectories.settings import TrainerSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Grpo:
+    """Policy gradient with the recorded behaviour logprobs: better answers up, worse ones down."""
+
+    name: str = "grpo"
+
+    def asks(self, settings: TrainerSettings) -> Asks:
+        return Asks(needs_ratio=True, max_staleness=settings.max_staleness, is_shuffling=True)
+
+    def make_trainer(self, round_: Round) -> Any:
+        from trainer.advantages.advantage import advantages
+        from trainer.algorithms.grpo import make_grpo_trainer
+
+        settings = round_.settings
+        values = advantages(
+            round_.samples,
+            shrinkage=settings.shrinkage,
+            negative_weight=settings.negative_weight,
+            shuffle_seed=settings.seed if settings.shuffle_rewards else None,
+            credit=settings.credit,
+            turn_discount=settings.turn_discount,
+        )
+        return make_grpo_trainer(
+            round_.model,
+            round_.tokenizer,
+            samples=round_.samples,
+            advantages=values,
+            settings=settings,
+            output=round_.output,
+            optimizer=round_.optimizer,
+            callbacks=list(round_.callbacks),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Sft:
+    """Likelihood of the successes; the bar that the others have to beat."""
+
+    name: str = "sft"
+
+    def asks(self, settings: TrainerSettings) -> Asks:
+        return Asks(above=settings.sft_threshold)
+
+    def make_trainer(self, round_: Round) -> Any:
+        from trainer.algorithms.sft import make_sft_trainer
+
+        return make_sft_trainer(
+            round_.model,
+            round_.tokenizer,
+            samples=round_.samples,
+            settings=round_.settings,
+            output=round_.output,
+            optimizer=round_.optimizer,
+            callbacks=list(round_.callbacks),
+        )
+
+
+GRPO = Grpo()
+SFT = Sft()

@@ -1,0 +1,62 @@
+"""What a learning algorithm is: the protocol that ours and everybody else's go by.
+
+An algorithm is an object (or a module) with a `name`, `asks` and `make_trainer`,
+registered as an entry point of the group `ratchet.algorithms` under its name.
+It is asked twice: by the loop, which has no torch, what it wants of the log; and
+by the training process for a transformers.Trainer over the rows that were found.
+So whatever needs torch is imported in `make_trainer` and not above it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from trainer.batch.samples import Sample
+from trainer.runs import Plan
+from trajectories.settings import TrainerSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Asks:
+    """What an algorithm asks of the log. As it stands: any answer of the policy, however old."""
+
+    needs_ratio: bool = False  # only answers whose importance ratio makes sense
+    max_staleness: int | None = None  # only of versions this close to the current; None: any
+    above: float | None = None  # only trajectories rewarded above this; worse ones are not needed
+    is_shuffling: bool = False  # `trainer.shuffle_rewards` makes a control of it
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """All that an algorithm makes its trainer of."""
+
+    plan: Plan
+    model: Any  # the trainable PEFT model, on its device
+    tokenizer: Any
+    samples: Sequence[Sample]  # those that it asked for, in the order of the log
+    output: Path  # where the trainer puts its checkpoints, from which it is resumed
+    optimizer: Any  # with the moments of the round before
+    callbacks: Sequence[Any]  # to be given to the trainer: progress, and the end at a NaN
+
+    @property
+    def settings(self) -> TrainerSettings:
+        return self.plan.trainer
+
+
+@runtime_checkable
+class Algorithm(Protocol):
+    """From samples to a trainer."""
+
+    @property
+    def name(self) -> str:
+        """The name of its entry point, and what `trainer.algorithm` calls it."""
+
+    def asks(self, settings: TrainerSettings) -> Asks:
+        """Which of the log it can learn from, under these settings."""
+
+    def make_trainer(self, round_: Round) -> Any:
+        """A transformers.Trainer over the round's samples, ready for `train()`.
+
+        Raises trainer.policy.TrainingError where they cannot teach it anything.
+        """
