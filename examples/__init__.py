@@ -1,0 +1,1 @@
+"""Agents of real frameworks that learn from their own traffic."""

@@ -1,0 +1,97 @@
+"""Agents of real frameworks learn from their own traffic, on CPU: `python -m examples.run`.
+
+    python -m examples.run calculator --seeds 1 2 3        runs what has no result yet
+    python -m examples.run calculator --seeds 1 --shuffle  the control: rewards dealt out at random
+    python -m examples.run calculator --set trainer.credit=step --variant step    an ablation
+    python -m examples.run calculator --picture            draws docs/images/example-calculator.png
+    python -m examples.run --table                         the table of docs/results.md
+
+Each run makes its own tiny model, starts vLLM, the gateway, the workers and the agent's process,
+and writes one file to docs/measurements/examples.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+
+from examples.arena.results import MEASUREMENTS, path_of, read_all, table
+from examples.arena.world import World, find_world, world_names
+
+IMAGES = Path(__file__).resolve().parents[1] / "docs" / "images"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("world", nargs="?", choices=world_names())
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--shuffle", action="store_true", help="the control experiment")
+    parser.add_argument("--variant", help="what an ablation is called; needs --set")
+    parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE")
+    parser.add_argument("--rounds", type=int, help="policy versions to learn")
+    parser.add_argument("--sessions", type=int, help="traffic before each round")
+    parser.add_argument("--held-out", type=int, default=300, help="questions to measure with")
+    parser.add_argument("--models", type=Path, help="where tiny models are kept; else made anew")
+    parser.add_argument("--directory", type=Path, help="where a run's logs and adapters stay")
+    parser.add_argument("--out", type=Path, default=MEASUREMENTS)
+    parser.add_argument("--picture", action="store_true", help="draw what there is, run nothing")
+    parser.add_argument("--table", action="store_true", help="print the table, run nothing")
+    arguments = parser.parse_args()
+    if arguments.set and not arguments.variant:
+        parser.error("--set changes what is measured: name it with --variant")
+    if arguments.table:
+        print(table(read_all(arguments.out)))
+        return 0
+    if arguments.world is None:
+        parser.error("which world? " + ", ".join(world_names()))
+    world = find_world(arguments.world)
+    if not arguments.picture:
+        for seed in arguments.seeds:
+            run_seed(world, seed, arguments)
+    return draw(world, arguments.out)
+
+
+def run_seed(world: World, seed: int, arguments: argparse.Namespace) -> None:
+    """One run, unless its result is there."""
+    variant = arguments.variant or ("shuffled" if arguments.shuffle else "as given")
+    if arguments.variant and arguments.shuffle:
+        variant = f"shuffled {variant}"
+    path = path_of(arguments.out, world.name, variant, seed)
+    if path.exists():
+        print(f"{path} is there", file=sys.stderr)
+        return
+    from examples.arena.experiment import run
+
+    with tempfile.TemporaryDirectory(prefix="example-") as name:
+        result = run(
+            world,
+            seed,
+            variant=variant,
+            rounds=arguments.rounds or world.rounds,
+            sessions=arguments.sessions or world.sessions,
+            held_out=arguments.held_out,
+            overrides=arguments.set,
+            directory=arguments.directory or Path(name) / "run",
+            models=arguments.models or Path(name) / "models",
+        )
+    result.write(path)
+    print(f"{path}: {result.before:.3f} -> {result.after:.3f}", file=sys.stderr)
+
+
+def draw(world: World, out: Path) -> int:
+    """The world's picture of every run with and without shuffling."""
+    from examples.arena.picture import draw as draw_picture
+
+    results = [result for result in read_all(out) if result.world == world.name]
+    if not results:
+        print(f"no result of {world.name} in {out}", file=sys.stderr)
+        return 1
+    path = IMAGES if out == MEASUREMENTS else out
+    draw_picture(results, world.title, path / f"example-{world.name}.png")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
