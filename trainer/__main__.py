@@ -21,7 +21,7 @@ def main() -> int:
     from trainer.loop import Loop
     from trainer.once import run_once
     from trainer.phases import find_base
-    from trainer.training import Training
+    from trainer.training import Training, command_for
     from trajectories.connection import RedisError, connect
     from trajectories.errors import SettingsError
     from trajectories.lease import LeaseHeld, LeaseLost
@@ -37,7 +37,8 @@ def main() -> int:
         settings = load_settings()
         asks_of(settings.trainer.algorithm, settings.trainer)  # says what is not installed
         base = find_base(settings)
-        training = Training(environment=training_environment())
+        command_for(settings.trainer)  # a launch that cannot be is said now, not after an hour
+        training = Training(environment=training_environment(settings.trainer.launch))
         with Loop(settings, redis=connect(settings.redis), base=base, training=training) as loop:
             if arguments.once:
                 return run_once(loop, stop, force=arguments.force)
@@ -54,10 +55,10 @@ def main() -> int:
     return 0
 
 
-def training_environment() -> dict[str, str]:
-    """The environment of the training process: no network, one GPU unless launched otherwise."""
+def training_environment(launch: str | None) -> dict[str, str]:
+    """The environment of the training process: no network, one GPU unless it is launched."""
     environment = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", **os.environ}
-    if "WORLD_SIZE" not in environment:  # TRL refuses several visible GPUs in one process
+    if launch is None:  # TRL refuses several visible GPUs in one process
         environment.setdefault("CUDA_VISIBLE_DEVICES", "0")
     return environment
 

@@ -1,8 +1,9 @@
 """The training process, seen from the loop: started, watched, stopped.
 
 One process per round, because TRL cannot train two PEFT models in one, and
-because memory and a crash stay in it. It dies with its parent, so no orphan
-trains on. What it did is judged by the files it leaves, never by memory.
+because memory and a crash stay in it; with `trainer.launch` a launcher, and
+one process per rank below it. They die with their parent, so no orphan trains
+on. What they did is judged by the files they leave, never by memory.
 """
 
 import logging
@@ -11,11 +12,14 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 
+from trainer.launch.configs import find_launch
 from trainer.runs import LOG, RunDirectory
+from trajectories.settings import TrainerSettings
 
 logger = logging.getLogger(__name__)
 
 COMMAND = (sys.executable, "-m", "trainer.round")
+LAUNCHER = (sys.executable, "-m", "trainer.launch")
 STOP_SECONDS = 10.0
 REASON_CHARACTERS = 300
 
@@ -25,11 +29,11 @@ class Training:
 
     def __init__(
         self,
-        command: Sequence[str] = COMMAND,
+        command: Sequence[str] | None = None,
         *,
         environment: Mapping[str, str] | None = None,
     ) -> None:
-        self._command = tuple(command)
+        self._command = command  # None: what the run's own settings ask for
         self._environment = environment  # None: this process's own
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -39,9 +43,10 @@ class Training:
 
     def start(self, directory: RunDirectory) -> None:
         """Train the run in `directory`, from its last checkpoint if there is one."""
+        command = self._command or command_for(directory.plan().trainer)
         with (directory.path / LOG).open("ab") as log:
             self._process = subprocess.Popen(
-                [*self._command, str(directory.path), "--parent", str(os.getpid())],
+                [*command, str(directory.path), "--parent", str(os.getpid())],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -68,6 +73,15 @@ class Training:
             self._process.kill()
             self._process.wait()
         self._process = None
+
+
+def command_for(settings: TrainerSettings) -> tuple[str, ...]:
+    """What starts a round: itself, or the launcher of several. Raises SettingsError."""
+    if settings.launch is None:
+        return COMMAND
+    find_launch(settings.launch)
+    arguments = (f"--argument={argument}" for argument in settings.launch_arguments)
+    return (*LAUNCHER, "--config", settings.launch, *arguments)
 
 
 def last_words(directory: RunDirectory) -> str:

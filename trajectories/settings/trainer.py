@@ -108,6 +108,14 @@ class TrainerSettings(Section):
         "auto", description="Where to train; auto: a GPU if there is one"
     )
     threads: int = Field(0, ge=0, description="CPU threads of torch; 0 leaves it to torch")
+    launch: str | None = Field(
+        None,
+        description="How several processes train a round: `ddp`, `fsdp`, `zero3`, `one_gpu`, or the"
+        " path of a configuration of `accelerate launch`. Unset: one process",
+    )
+    launch_arguments: tuple[str, ...] = Field(
+        (), description="More arguments of `accelerate launch`, one an item"
+    )
     seed: int = Field(0, ge=0, description="Of the order of rows and of fresh LoRA matrices")
     probe_tolerance: float = Field(
         0.0,

@@ -1,0 +1,70 @@
+"""The configurations of `accelerate launch` that come along, and how one is found by name.
+
+`trainer.launch` is one of their names or the path of a file that
+`accelerate config` wrote. What it cannot know (how many GPUs this machine
+has) is filled in here, unless `trainer.launch_arguments` says it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from trajectories.errors import SettingsError
+
+HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """One way to start a round."""
+
+    file: Path
+    arguments: tuple[str, ...]  # more of `accelerate launch`
+    is_cpu: (
+        bool  # several processes without an accelerator: torchrun, which accelerate has no word for
+    )
+    processes: int  # of a CPU launch
+    machines: int = 1
+
+    def command(self, module: str, *, gpus: int) -> list[str]:
+        """The arguments of `accelerate launch`; `gpus` is how many this machine shows."""
+        counted = () if self._is_counted else ("--num_processes", str(max(1, gpus)))
+        return ["--config_file", str(self.file), *counted, *self.arguments, "-m", module]
+
+    @property
+    def _is_counted(self) -> bool:
+        return self.processes > 0 or "--num_processes" in self.arguments
+
+
+def built_in() -> tuple[str, ...]:
+    """The names of the configurations that come along."""
+    return tuple(sorted(path.stem for path in HERE.glob("*.yaml")))
+
+
+def find_launch(name_or_path: str, arguments: Sequence[str] = ()) -> Launch:
+    """The configuration of that name, or at that path. Raises SettingsError."""
+    names = built_in()
+    file = HERE / f"{name_or_path}.yaml" if name_or_path in names else Path(name_or_path)
+    if not file.is_file():
+        raise SettingsError(
+            f"trainer.launch is {name_or_path!r}: neither a file nor one of {', '.join(names)}"
+        )
+    try:
+        content: Any = yaml.safe_load(file.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise SettingsError(f"trainer.launch: {file} cannot be read: {error}") from error
+    if not isinstance(content, dict) or "distributed_type" not in content:
+        raise SettingsError(
+            f"trainer.launch: {file} is no configuration of accelerate: it has no"
+            " distributed_type (write one with: accelerate config --config_file FILE)"
+        )
+    return Launch(
+        file=file.resolve(),
+        arguments=tuple(arguments),
+        is_cpu=bool(content.get("use_cpu")),
+        processes=int(content.get("num_processes", 0)),
+        machines=int(content.get("num_machines", 1)),
+    )
