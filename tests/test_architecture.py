@@ -16,6 +16,7 @@ TORCH_FILES = {
     "trainer/algorithms/grpo.py",
     "trainer/algorithms/sft.py",
     "trainer/round.py",
+    "trainer/launch/__main__.py",
     "ratchet/demo/model.py",
 }
 
