@@ -15,6 +15,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from trainer.advantages.tracker import TRACKER, Tracker
 from trainer.batch.samples import Sample
 from trainer.delivery.gate import CONFIG
 from trainer.durable import sync_directory, sync_file
@@ -142,9 +143,15 @@ def make_probes(model: Any, samples: Sequence[Sample], dtype: str) -> ProbeSet:
 
 
 def save_policy(
-    trained: Path, *, model: Any, samples: Sequence[Sample], optimizer: Any, dtype: str
+    trained: Path,
+    *,
+    model: Any,
+    samples: Sequence[Sample],
+    optimizer: Any,
+    dtype: str,
+    tracker: Tracker | None = None,
 ) -> None:
-    """Put weights, probes and the optimizer's moments into `trained`, all or nothing."""
+    """Put weights, probes, the optimizer's moments and the tracker into `trained`, or nothing."""
     beside = trained.with_name(".trained.new")
     shutil.rmtree(beside, ignore_errors=True)
     shutil.rmtree(trained, ignore_errors=True)
@@ -152,6 +159,8 @@ def save_policy(
     (beside / "README.md").unlink(missing_ok=True)
     (beside / PROBE).write_bytes(make_probes(model, samples, dtype).to_json())
     torch.save(optimizer.state_dict(), beside / OPTIMIZER)
+    if tracker is not None:
+        (beside / TRACKER).write_bytes(tracker.to_json())
     for path in beside.iterdir():
         sync_file(path)
     sync_directory(beside)

@@ -21,7 +21,9 @@ import orjson
 import torch
 import transformers
 
-from trainer.algorithms.plugins import AlgorithmError, find
+from trainer.advantages.advantage import tracker_after
+from trainer.advantages.tracker import Tracker, recall
+from trainer.algorithms.plugins import AlgorithmError, asks_of, find
 from trainer.algorithms.protocol import Round
 from trainer.batch.samples import Sample
 from trainer.delivery.probe import tolerance_for
@@ -35,7 +37,7 @@ from trainer.policy import (
     make_optimizer,
     save_policy,
 )
-from trainer.runs import PROGRESS, RESULT, RoundResult, RunDirectory
+from trainer.runs import PROGRESS, RESULT, Plan, RoundResult, RunDirectory
 
 GAP_ROWS = 64
 CHECKPOINTS = "checkpoints"
@@ -91,7 +93,12 @@ def train(directory: RunDirectory) -> dict[str, float]:
     check_finite(model)
     drift = gaps(model, fresh)
     save_policy(
-        directory.trained, model=model, samples=samples, optimizer=optimizer, dtype=settings.dtype
+        directory.trained,
+        model=model,
+        samples=samples,
+        optimizer=optimizer,
+        dtype=settings.dtype,
+        tracker=remember(plan, samples),
     )
     return finite(
         {
@@ -106,6 +113,17 @@ def train(directory: RunDirectory) -> dict[str, float]:
             "train_seconds": time.monotonic() - started,
         }
     )
+
+
+def remember(plan: Plan, samples: Sequence[Sample]) -> Tracker | None:
+    """What the version in the making knows of its tasks; None where nothing is tracked."""
+    settings = plan.trainer
+    if settings.baseline != "tracker":
+        return None
+    before = recall(plan.optimizer_path)
+    if asks_of(plan.algorithm, settings).above is not None:
+        return before  # of successes alone nothing is learned about what a task is worth
+    return tracker_after(samples, settings, tracker=before, version=plan.parent)
 
 
 def check_gap(differences: Sequence[float], dtype: str, configured: float) -> float:

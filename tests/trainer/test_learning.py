@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.trainer.records import a_sample
+from trainer.advantages.tracker import recall
 from trainer.batch.samples import Sample
 from trainer.durable import write_atomic
 from trainer.runs import BATCH, PLAN, Plan, RunDirectory
@@ -288,6 +289,23 @@ def test_a_round_leaves_weights_probes_and_moments(
     optimizer = make_optimizer(model, child.trainer, child.optimizer_path)
     steps = {int(state["step"]) for state in optimizer.state_dict()["state"].values()}
     assert steps == {int(metrics["steps"])}, "Adam's moments go on from round to round"
+
+
+def test_a_tracker_goes_on_from_version_to_version(
+    base: Path, samples: list[Sample], tmp_path: Path
+) -> None:
+    plan = a_plan(base, baseline="tracker", epochs=1)
+    trained = a_run(tmp_path / "one", plan, samples)
+    train(trained)
+    moments = str(trained.trained / "optimizer.pt")
+    assert [value.weight for value in recall(moments).values] == [16.0]
+    child = plan.model_copy(
+        update={"parent": 1, "parent_path": str(trained.trained), "optimizer_path": moments}
+    )
+    again = a_run(tmp_path / "two", child, samples)
+    train(again)
+    (value,) = recall(str(again.trained / "optimizer.pt")).values
+    assert (value.version, value.weight) == (1, 16 * 2**-0.25 + 16)
 
 
 def test_a_round_killed_in_the_middle_ends_where_an_unbroken_one_does(

@@ -1,21 +1,51 @@
 """Baselines: what a reward is held against. Pure.
 
-Traffic has one answer per prompt, so the baseline is not a GRPO group (arXiv
+Traffic has one answer per prompt, so the default is not a GRPO group (arXiv
 2402.03300) but the leave-one-out mean over all trajectories of the same
 (tenant, agent, task), shrunk towards the leave-one-out mean of the batch:
 
-    b_i = (sum_{j in key, j != i} r_j + k * m_{-i}) / (n_key - 1 + k)
+    leave_one_out  b_i = (sum_{j in key, j != i} r_j + k * m_{-i}) / (n_key - 1 + k)
+    tracker        the same, shrunk towards what earlier rounds saw of the key:
+                   (v, w) in the place of (m_{-i}, k); SPO, arXiv 2509.13232
+    group          the mean of the others that were asked the same prompt under one
+                   version (RLOO, arXiv 2402.14740); leave_one_out where none was
+    batch          the mean of the batch: for comparison, it mixes up what tasks are worth
+    none           nothing: the raw reward
 
-Leaving r_i out of its own baseline keeps the gradient unbiased (RLOO, arXiv
-2402.14740). A trajectory counts once, however many calls it has.
+Leaving r_i out of its own baseline keeps the gradient unbiased. Nothing is divided
+by a group's spread (Dr. GRPO, arXiv 2503.20783). A trajectory counts once, however
+many calls it has.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
 
 from trainer.batch.samples import Sample
 
+Baseline = Literal["leave_one_out", "tracker", "group", "batch", "none"]
 Key = tuple[str, str | None, str | None]
+Group = tuple[str, str | None, str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Prior:
+    """What earlier rounds say of a key: a mean reward, worth so many trajectories."""
+
+    mean: float
+    weight: float
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What the parts of a batch are held against; names are those of `Sample.part`."""
+
+    way: Baseline
+    keys: Mapping[str, Key]
+    shrinkage: float = 4.0  # in trajectories
+    groups: Mapping[str, Group] = field(default_factory=dict)  # of parts that asked for one
+    priors: Mapping[Key, Prior] = field(default_factory=dict)
 
 
 def key_of(sample: Sample) -> Key:
@@ -23,35 +53,102 @@ def key_of(sample: Sample) -> Key:
     return sample.tenant, sample.agent, sample.task
 
 
-def baselines(
-    rewards: Mapping[str, float], keys: Mapping[str, Key], shrinkage: float
-) -> dict[str, float]:
-    """The shrunk leave-one-out mean for each; its own reward where nothing compares."""
-    members: dict[Key, list[str]] = defaultdict(list)
-    for name in rewards:
-        members[keys[name]].append(name)
+def comparison(
+    samples: Sequence[Sample],
+    way: Baseline = "leave_one_out",
+    *,
+    shrinkage: float = 4.0,
+    priors: Mapping[Key, Prior] | None = None,
+) -> Comparison:
+    """How the parts of these samples are compared."""
+    keys = {sample.part: key_of(sample) for sample in samples}
+    groups = groups_of(samples) if way == "group" else {}
+    return Comparison(way, keys, shrinkage, groups, priors or {})
+
+
+def groups_of(samples: Iterable[Sample]) -> dict[str, Group]:
+    """Part -> the group it is in: the same first prompt under one version.
+
+    Choices of one call are one part: a reward is of a trajectory, so nothing
+    tells them apart. Siblings that were rolled out on purpose are trajectories
+    of their own, and meet here because their prompt is the same.
+    """
+    first: dict[str, Sample] = {}
+    for sample in samples:
+        known = first.get(sample.part)
+        if known is None or sample.step < known.step:
+            first[sample.part] = sample
+    return {
+        part: (sample.tenant, sample.agent, _prompt_of(sample), sample.version)
+        for part, sample in first.items()
+    }
+
+
+def _prompt_of(sample: Sample) -> str:
+    """A name for what was asked: the anchor, or the token ids where nothing else is known."""
+    return sample.anchor or ",".join(map(str, sample.prompt_token_ids))
+
+
+def baselines(rewards: Mapping[str, float], against: Comparison) -> dict[str, float]:
+    """What each reward is held against; the reward itself where nothing compares."""
+    return _WAYS[against.way](rewards, against)
+
+
+def subtract_baseline(rewards: Mapping[str, float], against: Comparison) -> dict[str, float]:
+    """Reward minus its baseline; 0 where nothing compares."""
+    held_against = baselines(rewards, against)
+    return {name: reward - held_against[name] for name, reward in rewards.items()}
+
+
+def _leave_one_out(rewards: Mapping[str, float], against: Comparison) -> dict[str, float]:
+    totals: dict[Key, float] = defaultdict(float)
+    counts: dict[Key, int] = defaultdict(int)
+    for name, reward in rewards.items():
+        totals[against.keys[name]] += reward
+        counts[against.keys[name]] += 1
     total, count = sum(rewards.values()), len(rewards)
     found: dict[str, float] = {}
-    for names in members.values():
-        own_total = sum(rewards[name] for name in names)
-        for name in names:
-            reward = rewards[name]
+    for name, reward in rewards.items():
+        key = against.keys[name]
+        prior = against.priors.get(key) if against.way == "tracker" else None
+        if prior is None or prior.weight <= 0:
             if count < 2:
                 found[name] = reward
                 continue
-            batch_mean = (total - reward) / (count - 1)
-            others = len(names) - 1
-            weight = shrinkage if others + shrinkage > 0 else 1.0
-            found[name] = (own_total - reward + weight * batch_mean) / (others + weight)
+            prior = Prior((total - reward) / (count - 1), against.shrinkage)
+        others = counts[key] - 1
+        weight = prior.weight if others + prior.weight > 0 else 1.0
+        found[name] = (totals[key] - reward + weight * prior.mean) / (others + weight)
     return found
 
 
-def subtract_baseline(
-    rewards: Mapping[str, float], keys: Mapping[str, Key], shrinkage: float
-) -> dict[str, float]:
-    """Reward minus its baseline; 0 where nothing compares."""
-    held_against = baselines(rewards, keys, shrinkage)
-    return {name: reward - held_against[name] for name, reward in rewards.items()}
+def _group(rewards: Mapping[str, float], against: Comparison) -> dict[str, float]:
+    members: dict[Group, list[str]] = defaultdict(list)
+    for name in rewards:
+        members[against.groups[name]].append(name)
+    found = _leave_one_out(rewards, against)
+    for names in members.values():
+        if len(names) > 1:
+            total = sum(rewards[name] for name in names)
+            found |= {name: (total - rewards[name]) / (len(names) - 1) for name in names}
+    return found
+
+
+def _batch(rewards: Mapping[str, float], _: Comparison) -> dict[str, float]:
+    return dict.fromkeys(rewards, sum(rewards.values()) / len(rewards)) if rewards else {}
+
+
+def _none(rewards: Mapping[str, float], _: Comparison) -> dict[str, float]:
+    return dict.fromkeys(rewards, 0.0)
+
+
+_WAYS: Mapping[Baseline, Callable[[Mapping[str, float], Comparison], dict[str, float]]] = {
+    "leave_one_out": _leave_one_out,
+    "tracker": _leave_one_out,  # its priors are what is different
+    "group": _group,
+    "batch": _batch,
+    "none": _none,
+}
 
 
 def root_mean_square(values: Iterable[float]) -> float:

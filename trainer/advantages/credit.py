@@ -23,10 +23,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from trainer.advantages.baseline import Key, baselines, key_of, subtract_baseline
+from trainer.advantages.baseline import Comparison, baselines, subtract_baseline
 from trainer.batch.samples import Later, Sample
 
 Estimator = Literal["identical", "discounted", "step", "stepgroup"]
+Anchor = tuple[str, str | None, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,6 @@ class Spread:
 
     estimator: Estimator = "identical"
     discount: float = 1.0  # for each call that lies between a call and what it is credited with
-    shrinkage: float = 4.0  # of baselines, in trajectories
 
 
 def verdicts(samples: Sequence[Sample]) -> dict[str, Verdict]:
@@ -51,55 +51,71 @@ def verdicts(samples: Sequence[Sample]) -> dict[str, Verdict]:
     return {sample.part: Verdict(sample.reward, sample.is_labelled) for sample in samples}
 
 
-def shuffle(rewards: Mapping[str, Verdict], seed: int) -> dict[str, Verdict]:
-    """The same verdicts, dealt out again among the same trajectories."""
-    names = sorted(rewards)
-    values = [rewards[name] for name in names]
-    random.Random(seed).shuffle(values)
-    return dict(zip(names, values, strict=True))
+def shuffle(samples: Sequence[Sample], seed: int) -> list[Sample]:
+    """The same samples, with what was said of the trajectories dealt out again among them.
+
+    What was said of calls, and AIR's faults, are dealt out among all calls, so that
+    no way of giving credit has anything left to learn from.
+    """
+    chance = random.Random(seed)
+    parts = {sample.part: sample for sample in samples}
+    dealt = dict(zip(sorted(parts), chance.sample(list(parts.values()), len(parts)), strict=True))
+    calls = chance.sample(list(samples), len(samples))
+    return [
+        sample.model_copy(
+            update={
+                "reward": (other := dealt[sample.part]).reward,
+                "is_labelled": other.is_labelled,
+                "outcome": other.outcome,
+                "step_reward": call.step_reward,
+                "votes": call.votes,
+                "air": call.air,
+            }
+        )
+        for sample, call in zip(samples, calls, strict=True)
+    ]
 
 
-def spread(samples: Sequence[Sample], known: Mapping[str, Verdict], rule: Spread) -> list[float]:
+def spread(
+    samples: Sequence[Sample], known: Mapping[str, Verdict], against: Comparison, rule: Spread
+) -> list[float]:
     """The credit of each sample, before scaling, in the samples' order."""
-    keys = {sample.part: key_of(sample) for sample in samples}
-    return _ESTIMATORS[rule.estimator](samples, known, keys, rule)
+    return _ESTIMATORS[rule.estimator](samples, known, against, rule)
 
 
-def centre(
-    known: Mapping[str, Verdict], keys: Mapping[str, Key], shrinkage: float
-) -> dict[str, float]:
+def centre(known: Mapping[str, Verdict], against: Comparison) -> dict[str, float]:
     """Votes minus their baseline; rewards of AIR alone as they are."""
     voted = {name: verdict.reward for name, verdict in known.items() if verdict.is_labelled}
     alone = {name: verdict.reward for name, verdict in known.items() if not verdict.is_labelled}
-    return alone | subtract_baseline(voted, keys, shrinkage)
+    return alone | subtract_baseline(voted, against)
 
 
 def _identical(
-    samples: Sequence[Sample], known: Mapping[str, Verdict], keys: Mapping[str, Key], rule: Spread
+    samples: Sequence[Sample], known: Mapping[str, Verdict], against: Comparison, rule: Spread
 ) -> list[float]:
-    centred = centre(known, keys, rule.shrinkage)
+    centred = centre(known, against)
     return [centred[sample.part] for sample in samples]
 
 
 def _discounted(
-    samples: Sequence[Sample], known: Mapping[str, Verdict], keys: Mapping[str, Key], rule: Spread
+    samples: Sequence[Sample], known: Mapping[str, Verdict], against: Comparison, rule: Spread
 ) -> list[float]:
-    centred = centre(known, keys, rule.shrinkage)
+    centred = centre(known, against)
     return [centred[sample.part] * rule.discount**sample.calls_to_go for sample in samples]
 
 
 def _step(
-    samples: Sequence[Sample], _: Mapping[str, Verdict], keys: Mapping[str, Key], rule: Spread
+    samples: Sequence[Sample], _: Mapping[str, Verdict], against: Comparison, rule: Spread
 ) -> list[float]:
     said = {sample.part: sample.outcome for sample in samples if sample.outcome is not None}
-    outcomes = subtract_baseline(said, keys, rule.shrinkage)
+    outcomes = subtract_baseline(said, against)
     to_go = [votes_to_go(sample, rule.discount) for sample in samples]
     of_part: dict[str, list[float]] = defaultdict(list)
     for sample, value in zip(samples, to_go, strict=True):
         if value is not None:
             of_part[sample.part].append(value)
     means = {part: sum(values) / len(values) for part, values in of_part.items()}
-    held_against = baselines(means, keys, rule.shrinkage)
+    held_against = baselines(means, against)
     return [
         outcomes.get(sample.part, 0.0) * rule.discount**sample.calls_to_go
         + (0.0 if value is None else value - held_against[sample.part])
@@ -109,38 +125,38 @@ def _step(
 
 
 def _stepgroup(
-    samples: Sequence[Sample], known: Mapping[str, Verdict], keys: Mapping[str, Key], rule: Spread
+    samples: Sequence[Sample], known: Mapping[str, Verdict], against: Comparison, rule: Spread
 ) -> list[float]:
-    centred = centre(known, keys, rule.shrinkage)
+    centred = centre(known, against)
     returns = [return_to_go(sample, rule.discount) for sample in samples]
-    groups: dict[tuple[str, str | None, str], dict[str, list[float]]] = defaultdict(
-        lambda: defaultdict(list)
-    )
+    at_anchor: dict[Anchor, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for sample, value in zip(samples, returns, strict=True):
         if value is not None and sample.anchor:
-            groups[_group_of(sample)][sample.part].append(value)
-    return [
-        centred[sample.part] + _over_group(groups.get(_group_of(sample), {}), sample, value)
-        for sample, value in zip(samples, returns, strict=True)
-    ]
+            at_anchor[_anchor_of(sample)][sample.part].append(value)
+    means = {
+        anchor: {part: sum(found) / len(found) for part, found in of_part.items()}
+        for anchor, of_part in at_anchor.items()
+    }
+    totals = {anchor: sum(of_part.values()) for anchor, of_part in means.items()}
+    credits = []
+    for sample, value in zip(samples, returns, strict=True):
+        anchor = _anchor_of(sample)
+        others = len(means.get(anchor, ())) - 1
+        over_group = 0.0  # where nobody spoke, or no other trajectory was asked the same
+        if value is not None and others > 0:
+            over_group = value - (totals[anchor] - means[anchor][sample.part]) / others
+        credits.append(centred[sample.part] + over_group)
+    return credits
 
 
-def _group_of(sample: Sample) -> tuple[str, str | None, str]:
+def _anchor_of(sample: Sample) -> Anchor:
     return sample.tenant, sample.agent, sample.anchor
-
-
-def _over_group(group: Mapping[str, list[float]], sample: Sample, value: float | None) -> float:
-    """A return minus the mean of the other trajectories' at the same anchor; 0 where none is."""
-    others = [sum(found) / len(found) for part, found in group.items() if part != sample.part]
-    if value is None or not others:
-        return 0.0
-    return value - sum(others) / len(others)
 
 
 _ESTIMATORS: Mapping[
     Estimator,
     Callable[
-        [Sequence[Sample], Mapping[str, Verdict], Mapping[str, Key], Spread],
+        [Sequence[Sample], Mapping[str, Verdict], Comparison, Spread],
         list[float],
     ],
 ] = {

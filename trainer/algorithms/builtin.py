@@ -8,6 +8,8 @@ trainer is made, since the loop reads what is asked.
 from dataclasses import dataclass
 from typing import Any
 
+from trainer.advantages.advantage import advantages_of
+from trainer.advantages.tracker import recall
 from trainer.algorithms.protocol import Asks, Round
 from trajectories.settings import TrainerSettings
 
@@ -22,17 +24,14 @@ class Grpo:
         return Asks(needs_ratio=True, max_staleness=settings.max_staleness, is_shuffling=True)
 
     def make_trainer(self, round_: Round) -> Any:
-        from trainer.advantages.advantage import advantages
         from trainer.algorithms.grpo import make_grpo_trainer
 
-        settings = round_.settings
-        values = advantages(
+        plan, settings = round_.plan, round_.settings
+        values = advantages_of(
             round_.samples,
-            shrinkage=settings.shrinkage,
-            negative_weight=settings.negative_weight,
-            shuffle_seed=settings.seed if settings.shuffle_rewards else None,
-            credit=settings.credit,
-            turn_discount=settings.turn_discount,
+            settings,
+            tracker=recall(plan.optimizer_path),
+            version=plan.parent,
         )
         return make_grpo_trainer(
             round_.model,

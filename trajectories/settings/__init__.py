@@ -119,11 +119,11 @@ class Settings(BaseSettings):
     engine: EngineSettings = EngineSettings()
 
     @model_validator(mode="after")
-    def _shuffling_deals_out_whole_rewards(self) -> Self:
-        if self.trainer.shuffle_rewards and self.trainer.credit in ("step", "stepgroup"):
+    def _what_is_tracked_is_compared(self) -> Self:
+        if self.trainer.baseline == "tracker" and self.trainer.credit == "step":
             raise ValueError(
-                "trainer.shuffle_rewards needs trainer.credit = identical or discounted: rewards"
-                " of single calls would stay where they are"
+                "trainer.baseline = tracker remembers final rewards, which trainer.credit = step"
+                " takes apart: choose another of the two"
             )
         return self
 

@@ -75,8 +75,17 @@ class TrainerSettings(Section):
     negative_weight: float = Field(
         0.25, ge=0, le=1, description="Factor on negative advantages (GRPO)"
     )
+    baseline: Literal["leave_one_out", "tracker", "group", "batch", "none"] = Field(
+        "leave_one_out", description="What a reward is held against (GRPO; docs/learning.md)"
+    )
     shrinkage: float = Field(
         4.0, ge=0, description="Weight of the batch mean in a task's baseline, in trajectories"
+    )
+    tracker_weight: float = Field(
+        16.0, gt=0, description="Most that earlier rounds weigh in a task's baseline (tracker)"
+    )
+    tracker_half_life: float = Field(
+        4.0, gt=0, description="Versions after which what was seen of a task counts half (tracker)"
     )
     credit: Literal["identical", "discounted", "step", "stepgroup"] = Field(
         "identical", description="How a trajectory's reward is spread over its calls (GRPO)"

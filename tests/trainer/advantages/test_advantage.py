@@ -6,11 +6,11 @@ from hypothesis import strategies as st
 
 from tests.trainer.records import a_sample
 from trainer.advantages.advantage import advantages
-from trainer.advantages.baseline import subtract_baseline
-from trainer.advantages.credit import Verdict, shuffle
+from trainer.advantages.baseline import Comparison, subtract_baseline
+from trainer.advantages.credit import shuffle
 from trainer.batch.samples import Sample
 
-REWARDS = st.lists(st.floats(-1, 1), min_size=2, max_size=20)
+REWARDS = st.lists(st.floats(-1, 1), min_size=16, max_size=24)
 
 
 def plain(samples: list[Sample], *, shrinkage: float = 4.0, weight: float = 1.0) -> list[float]:
@@ -19,13 +19,15 @@ def plain(samples: list[Sample], *, shrinkage: float = 4.0, weight: float = 1.0)
 
 def test_the_baseline_of_a_task_leaves_the_trajectory_itself_out() -> None:
     keys = dict.fromkeys("abc", ("default", None, "greet"))
-    centred = subtract_baseline({"a": 1.0, "b": 0.0, "c": 0.5}, keys, 0.0)
+    against = Comparison("leave_one_out", keys, 0.0)
+    centred = subtract_baseline({"a": 1.0, "b": 0.0, "c": 0.5}, against)
     assert centred == {"a": 0.75, "b": -0.75, "c": 0.0}
 
 
 def test_a_task_seen_once_is_held_against_the_rest_of_the_batch() -> None:
     keys = {"a": ("default", None, "x"), "b": ("default", None, "y"), "c": ("default", None, "y")}
-    centred = subtract_baseline({"a": 1.0, "b": 0.0, "c": 0.0}, keys, 4.0)
+    against = Comparison("leave_one_out", keys, 4.0)
+    centred = subtract_baseline({"a": 1.0, "b": 0.0, "c": 0.0}, against)
     assert centred["a"] == 1.0
 
 
@@ -83,15 +85,19 @@ def test_faults_do_not_move_the_baseline_of_the_votes() -> None:
 
 
 def test_shuffled_rewards_are_the_same_rewards_of_the_same_trajectories() -> None:
-    known = {f"t{i}": Verdict(i / 10, i % 2 == 0) for i in range(10)}
-    shuffled = shuffle(known, seed=1)
-    assert sorted(v.reward for v in shuffled.values()) == [i / 10 for i in range(10)]
-    assert {(v.reward, v.is_labelled) for v in shuffled.values()} == {
-        (v.reward, v.is_labelled) for v in known.values()
+    samples = [
+        a_sample(f"t{i}", i / 10, is_labelled=i % 2 == 0, outcome=i / 10, votes=((0, i / 20),))
+        for i in range(10)
+    ]
+    shuffled = shuffle(samples, seed=1)
+    assert sorted(sample.reward for sample in shuffled) == [i / 10 for i in range(10)]
+    assert {(s.reward, s.is_labelled, s.outcome) for s in shuffled} == {
+        (s.reward, s.is_labelled, s.outcome) for s in samples
     }
-    assert shuffled.keys() == known.keys()
-    assert shuffled != known
-    assert shuffle(known, seed=1) == shuffled, "a resumed round shuffles alike"
+    assert sorted(s.votes for s in shuffled) == sorted(s.votes for s in samples)
+    assert [s.id for s in shuffled] == [s.id for s in samples]
+    assert [s.reward for s in shuffled] != [s.reward for s in samples]
+    assert shuffle(samples, seed=1) == shuffled, "a resumed round shuffles alike"
 
 
 def test_step_rewards_tell_calls_of_one_trajectory_apart() -> None:

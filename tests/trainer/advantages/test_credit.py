@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from tests.trainer.records import a_sample
 from trainer.advantages.advantage import advantages, scale_of
+from trainer.advantages.baseline import comparison
 from trainer.advantages.credit import Spread, return_to_go, spread, verdicts
 from trainer.batch.samples import Sample
 
@@ -35,7 +36,8 @@ def calls(trajectory: str, reward: float, count: int, **changes: Any) -> list[Sa
 
 
 def credit(samples: list[Sample], estimator: Any, discount: float = 1.0) -> list[float]:
-    return spread(samples, verdicts(samples), Spread(estimator, discount, 0.0))
+    against = comparison(samples, shrinkage=0.0)
+    return spread(samples, verdicts(samples), against, Spread(estimator, discount))
 
 
 GOOD_AND_BAD = calls("a", 1.0, 3) + calls("b", -1.0, 2)  # baselines -1 and 1: credit 2 and -2
@@ -163,8 +165,13 @@ def test_a_long_trajectory_does_not_set_the_scale(estimator: Any) -> None:
 
 
 def test_the_scale_is_of_trajectories_each_once() -> None:
-    samples = calls("a", 1.0, 1) + calls("b", -1.0, 2)
-    assert scale_of(samples, [3.0, 1.0, 1.0]) == pytest.approx(((9 + 1) / 2) ** 0.5)
+    samples = [s for n in range(8) for s in calls(f"a{n}", 1.0, 1) + calls(f"b{n}", -1.0, 2)]
+    assert scale_of(samples, [3.0, 1.0, 1.0] * 8) == pytest.approx(((9 + 1) / 2) ** 0.5)
+
+
+def test_a_few_labels_set_no_scale() -> None:
+    samples = [sample for n in range(15) for sample in calls(f"t{n}", 1.0, 1)]
+    assert scale_of(samples, [0.1] * 15) == 1.0
 
 
 def test_two_agents_of_one_trajectory_are_two_parts() -> None:
