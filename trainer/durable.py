@@ -7,6 +7,7 @@ through here.
 
 import hashlib
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 CHUNK_BYTES = 1 << 20
@@ -17,6 +18,19 @@ def write_atomic(path: Path, content: bytes) -> None:
     beside = path.with_name(f".{path.name}.new")
     with beside.open("wb") as file:
         file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(path)
+    sync_directory(path.parent)
+
+
+def write_lines(path: Path, lines: Iterable[bytes]) -> None:
+    """As `write_atomic`, line by line: what is written may be larger than memory."""
+    beside = path.with_name(f".{path.name}.new")
+    with beside.open("wb", CHUNK_BYTES) as file:
+        for line in lines:
+            file.write(line)
+            file.write(b"\n")
         file.flush()
         os.fsync(file.fileno())
     beside.replace(path)

@@ -11,16 +11,19 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import orjson
 
 from trainer.algorithms.plugins import asks_of
 from trainer.batch.caps import Caps, Dropped, dropped_labels, labellers
-from trainer.batch.samples import Exclusion, Sample, Selection, samples_of
-from trainer.durable import write_atomic
+from trainer.batch.cases import Case, DraftedRows, Drafts, Row, rows_of
+from trainer.batch.offers import offered
+from trainer.batch.samples import Exclusion, Selection
+from trainer.durable import write_atomic, write_lines
 from trainer.runs import BATCH, PLAN, Plan, RunDirectory
 from trajectories.composition import Composition
-from trajectories.errors import NotEnoughRewards, RecordError, ScrubError
+from trajectories.errors import NotEnoughRewards, ScrubError
 from trajectories.model import Trajectory, Transition
 from trajectories.privacy.scrubber import Scrubber
 from trajectories.settings import Settings
@@ -44,14 +47,16 @@ class Demand:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What was found in the store, sorted out."""
+    """What was found in the log, sorted out. What is replayed counts for nothing but rows."""
 
-    samples: tuple[Sample, ...]
+    samples: DraftedRows
     refs: tuple[str, ...]  # trajectories with at least one sample
     set_aside: tuple[str, ...]  # trajectories with none
     excluded: Counter[Exclusion]  # trajectories (without any sample) by their main reason
+    left_out: Counter[Exclusion]  # calls and answers, of all trajectories
     reward_sources: Counter[str]
     examined: int
+    replayed: tuple[str, ...] = ()  # used before, and once more in this round
     left_over: tuple[str, ...] = ()  # capped, or another agent's: for a later round
     labelled: int = 0  # usable trajectories that somebody voted on
     labellers: Mapping[str, int] = field(default_factory=dict)  # principal -> labels, after caps
@@ -59,7 +64,7 @@ class Batch:
 
     def counts(self, threshold: float | None) -> tuple[int, int]:
         """Trajectories above and below `threshold` (None: the mean reward)."""
-        rewards = {sample.part: sample.reward for sample in self.samples}.values()
+        rewards = self.samples.parts().values()
         if not rewards:
             return 0, 0
         middle = sum(rewards) / len(rewards) if threshold is None else threshold
@@ -145,18 +150,11 @@ def caps_for(settings: Settings) -> Caps:
 
 def look(store: Store, settings: Settings, selection: Selection) -> Batch:
     """Everything trainable now, sorted into samples and exclusions."""
-    refs = store.trainable(settings.policy, settings.trainer.max_trajectories)
-    found = [(ref, read(store, ref)) for ref in refs]
-    return sort_out(found, selection, caps_for(settings))
-
-
-def read(store: Store, ref: TrajectoryRef) -> Trajectory | None:
-    """A trajectory, or None when it is gone or cannot be read: one must not stop a round."""
-    try:
-        return store.trajectory(ref)
-    except RecordError as error:
-        logger.warning("a trajectory was left out: %s", error, extra={"trajectory": str(ref)})
-        return None
+    runs = settings.runs_dir
+    sorting = Sorting(selection, caps_for(settings), runs if runs.is_dir() else None)
+    for ref, trajectory in offered(store, settings.policy, settings.trainer.max_trajectories):
+        sorting.add(ref, trajectory)
+    return sorting.finish()
 
 
 def sort_out(
@@ -165,109 +163,131 @@ def sort_out(
     caps: Caps = _NO_CAPS,
 ) -> Batch:
     """Sort trajectories into samples and exclusions."""
-    pairs = list(found)
-    closed = [
-        entry
-        for ref, entry in pairs
-        if entry is not None and entry.is_closed and ref.tenant == selection.tenant
-    ]
-    selection = _reading_once(selection)
-    dropped = _dropped_for(closed, selection, caps)
-    samples: list[Sample] = []
-    refs: list[str] = []
-    set_aside: list[str] = []
-    left_over: list[str] = []
-    excluded: Counter[Exclusion] = Counter()
-    sources: Counter[str] = Counter()
-    usable: list[Trajectory] = []
-    for ref, trajectory in pairs:
-        if trajectory is None:
-            excluded[Exclusion.MISSING] += 1
-            set_aside.append(str(ref))
-            continue
-        if not trajectory.is_closed:
-            excluded[Exclusion.OPEN] += 1
-            continue
-        own, reasons = samples_of(trajectory, selection, dropped.ids)
-        main = main_reason(trajectory, reasons, dropped)
-        if own:
-            samples.extend(own)
-            refs.append(str(ref))
-            sources.update(
-                reward.source for reward in trajectory.rewards if reward.id not in dropped.ids
-            )
-        else:
-            excluded[main] += 1
-            is_left = main is Exclusion.CAPPED or (
-                main is Exclusion.AGENT_OFF and selection.agent is not None
-            )
-            (left_over if is_left else set_aside).append(str(ref))
-        if own or main is Exclusion.NOT_POSITIVE:
-            usable.append(trajectory)
-    return Batch(
-        tuple(samples),
-        tuple(refs),
-        tuple(set_aside),
-        excluded,
-        sources,
-        examined=len(pairs),
-        left_over=tuple(left_over),
-        labelled=sum(any(labellers([entry], dropped.ids)) for entry in usable),
-        labellers=labellers(usable, dropped.ids),
-        capped=_capped(closed, dropped),
-    )
+    sorting = Sorting(selection, caps)
+    for ref, trajectory in found:
+        sorting.add(ref, trajectory)
+    return sorting.finish()
 
 
-def _dropped_for(closed: Sequence[Trajectory], selection: Selection, caps: Caps) -> Dropped:
-    """Which labels are left out, by shares of what the round can use and not of all there is.
+class Sorting:
+    """Sorts trajectories into rows and exclusions, one after another."""
 
-    SFT uses the successes alone. Its caps are taken twice: of all that has
-    samples, so that nobody's votes keep others' successes out, and then of these.
-    """
-    ignored = dropped_labels(closed, replace(caps, share=1.0)).ignored
+    def __init__(self, selection: Selection, caps: Caps, directory: Path | None = None) -> None:
+        """Rows wait on the disk of `directory` until it is known which labels are left out."""
+        self._selection = selection
+        self._caps = caps
+        self._drafts = Drafts(directory)
+        self._cases: list[Case] = []
+        self._examined = 0
+        self._missing: list[str] = []
+        self._open = 0
 
-    def usable(rules: Selection, without: frozenset[str]) -> list[Trajectory]:
-        return [entry for entry in closed if samples_of(entry, rules, without)[0]]
+    def add(
+        self, ref: TrajectoryRef, trajectory: Trajectory | None, *, is_replayed: bool = False
+    ) -> bool:
+        """Look at a trajectory, or at the lack of one; whether anything may be learned from it."""
+        self._examined += not is_replayed
+        if trajectory is None or not trajectory.is_closed:
+            if trajectory is not None:
+                self._open += not is_replayed
+            elif not is_replayed:
+                self._missing.append(str(ref))
+            return False
+        case = self._drafts.examine(str(ref), trajectory, self._selection, is_replayed=is_replayed)
+        if is_replayed and not case.drafts:
+            return False
+        self._cases.append(case)
+        return bool(case.drafts)
 
-    capped = dropped_labels(usable(replace(selection, above=None), ignored), caps).capped
-    if selection.above is not None:
-        without = ignored | capped
-        capped |= dropped_labels(usable(selection, without), caps, without).capped
-    return Dropped(capped, ignored)
+    def finish(self) -> Batch:
+        """Leave out whose labels are above their share, and say what is left."""
+        selection = self._selection
+        ours = [case for case in self._cases if case.tenant == selection.tenant]
+        dropped = self._dropped(ours)
+        rows: list[Row] = []
+        refs: list[str] = []
+        replayed: list[str] = []
+        set_aside = list(self._missing)
+        left_over: list[str] = []
+        excluded = Counter({Exclusion.MISSING: len(self._missing), Exclusion.OPEN: self._open})
+        left_out: Counter[Exclusion] = Counter()
+        sources: Counter[str] = Counter()
+        usable: list[Case] = []
+        for case in self._cases:
+            worths = case.worths(selection, dropped.ids)
+            own = rows_of(case, selection, worths, dropped.ids)
+            rows.extend(own)
+            if case.is_replayed:
+                replayed.extend([case.ref] if own else [])
+                continue
+            reasons = case.excluded(selection, worths)
+            main = main_reason(case, reasons, dropped)
+            left_out.update(reasons)
+            if own:
+                refs.append(case.ref)
+                sources.update(
+                    reward.source for reward in case.rewards if reward.id not in dropped.ids
+                )
+            else:
+                excluded[main] += 1
+                is_left = main is Exclusion.CAPPED or (
+                    main is Exclusion.AGENT_OFF and selection.agent is not None
+                )
+                (left_over if is_left else set_aside).append(case.ref)
+            if own or main is Exclusion.NOT_POSITIVE:
+                usable.append(case)
+        return Batch(
+            DraftedRows(self._drafts, rows),
+            tuple(refs),
+            tuple(set_aside),
+            +excluded,
+            left_out,
+            sources,
+            examined=self._examined,
+            replayed=tuple(replayed),
+            left_over=tuple(left_over),
+            labelled=sum(any(labellers([case], dropped.ids)) for case in usable),
+            labellers=labellers(usable, dropped.ids),
+            capped=_capped([case for case in ours if not case.is_replayed], dropped),
+        )
+
+    def _dropped(self, ours: Sequence[Case]) -> Dropped:
+        """Which labels are left out, by shares of what the round can use and not of all there is.
+
+        SFT uses the successes alone. Its caps are taken twice: of all that has
+        samples, so that nobody's votes keep others' successes out, and then of these.
+        """
+        caps = self._caps
+        ignored = dropped_labels(ours, replace(caps, share=1.0)).ignored
+
+        def usable(rules: Selection, without: frozenset[str]) -> list[Case]:
+            return [case for case in ours if case.has_rows(rules, without)]
+
+        rules = replace(self._selection, above=None)
+        capped = dropped_labels(usable(rules, ignored), caps).capped
+        if self._selection.above is not None:
+            without = ignored | capped
+            capped |= dropped_labels(usable(self._selection, without), caps, without).capped
+        return Dropped(capped, ignored)
 
 
-def _reading_once(selection: Selection) -> Selection:
-    """The same rules, which look through the texts of a call only once."""
-    if (check := selection.is_personal) is None:
-        return selection
-    found: dict[tuple[str, str], bool] = {}
-
-    def is_personal(transition: Transition) -> bool:
-        name = (transition.tenant, transition.id)
-        if name not in found:
-            found[name] = check(transition)
-        return found[name]
-
-    return replace(selection, is_personal=is_personal)
-
-
-def main_reason(trajectory: Trajectory, reasons: Counter[Exclusion], dropped: Dropped) -> Exclusion:
+def main_reason(case: Case, reasons: Counter[Exclusion], dropped: Dropped) -> Exclusion:
     """Why a trajectory has no sample: what left out most of its calls."""
     if not reasons:
         return Exclusion.MISSING
     main = reasons.most_common(1)[0][0]
     if main is not Exclusion.NO_REWARD:
         return main
-    if any(reward.id in dropped.capped for reward in trajectory.rewards):
+    if any(reward.id in dropped.capped for reward in case.rewards):
         return Exclusion.CAPPED
-    if any(reward.id in dropped.ignored for reward in trajectory.rewards):
+    if any(reward.id in dropped.ignored for reward in case.rewards):
         return Exclusion.IGNORED
     return main
 
 
-def _capped(trajectories: Sequence[Trajectory], dropped: Dropped) -> dict[str, int]:
+def _capped(cases: Sequence[Case], dropped: Dropped) -> dict[str, int]:
     """Principal -> how many labelled trajectories above its share it had."""
-    before, after = labellers(trajectories, dropped.ignored), labellers(trajectories, dropped.ids)
+    before, after = labellers(cases, dropped.ignored), labellers(cases, dropped.ids)
     counts = {name: count - after.get(name, 0) for name, count in before.items()}
     return {name: count for name, count in counts.items() if count}
 
@@ -316,6 +336,5 @@ def require(batch: Batch, wanted: Demand, selection: Selection) -> None:
 
 def write_batch(directory: RunDirectory, batch: Batch, plan: Plan) -> None:
     """Put the rows and the plan on disk; they never change after that."""
-    rows = b"".join(sample.to_json() + b"\n" for sample in batch.samples)
-    write_atomic(directory.path / BATCH, rows)
+    write_lines(directory.path / BATCH, batch.samples.lines())
     write_atomic(directory.path / PLAN, orjson.dumps(plan.model_dump(mode="json")))

@@ -15,8 +15,9 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
-from trajectories.model import Trajectory
+from trajectories.model import Reward
 
 EVEN_SHARES = 2.0  # how many even shares a principal may have where there are few
 
@@ -29,6 +30,17 @@ class Caps:
     least: int = 2  # labelled trajectories that anybody may have
     uncapped: frozenset[str] = frozenset()  # verifiers and judges of the operator's own
     ignored: frozenset[str] = frozenset()  # whose labels no round uses
+
+
+class Labelled(Protocol):
+    """A trajectory, or what is kept of one."""
+
+    @property
+    def tenant(self) -> str: ...
+    @property
+    def id(self) -> str: ...
+    @property
+    def rewards(self) -> Sequence[Reward]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +56,7 @@ class Dropped:
 
 
 def dropped_labels(
-    trajectories: Iterable[Trajectory], caps: Caps, without: frozenset[str] = frozenset()
+    trajectories: Iterable[Labelled], caps: Caps, without: frozenset[str] = frozenset()
 ) -> Dropped:
     """Which labels a round of these trajectories leaves out; `without` some that it has not."""
     labels: dict[tuple[str, str], dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
@@ -102,7 +114,7 @@ def cap_of(counts: Sequence[int], *, share: float, least: int, others: int = 0) 
 
 
 def labellers(
-    trajectories: Iterable[Trajectory], dropped: frozenset[str] = frozenset()
+    trajectories: Iterable[Labelled], dropped: frozenset[str] = frozenset()
 ) -> Mapping[str, int]:
     """Principal -> how many trajectories it labelled, without labels in `dropped`."""
     found: dict[str, set[str]] = defaultdict(set)

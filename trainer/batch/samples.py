@@ -8,9 +8,10 @@ merged yet.
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 from trainer.batch.anchors import anchor_of
 from trainer.batch.worth import Worth, agent_of, worth_of
@@ -82,6 +83,7 @@ class Sample(Record):
     air: tuple[Later, ...] = ()  # what AIR found in this call and in the agent's later ones
     feedback: tuple[str, ...] = ()  # ids of the votes that the reward is made of
     principals: tuple[str, ...] = ()  # who gave them
+    is_replayed: bool = False  # an earlier round used it too (trainer.replay_share)
 
     @property
     def part(self) -> str:
@@ -114,6 +116,32 @@ class Selection:
         return agent in self.agents_off or self.agent not in (None, agent)
 
 
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What stands in the way of one recorded call, whatever it was worth."""
+
+    id: str
+    agent: str | None
+    reason: Exclusion | None  # why the whole call is left out
+    answers: tuple[Exclusion | None, ...] = ()  # why each of its answers is; None: it may be a row
+
+
+def calls_of(trajectory: Trajectory, selection: Selection) -> tuple[Call, ...]:
+    """Every call of a trajectory and what can be said of it without its worth."""
+    calls = []
+    for transition in trajectory.transitions:
+        agent = agent_of(trajectory, transition)
+        reason = transition_exclusion(transition, selection)
+        if reason is None and selection.is_off(agent):
+            reason = Exclusion.AGENT_OFF
+        answers = tuple(
+            choice_exclusion(transition, choice, selection)
+            for choice in (transition.choices if reason is None else ())
+        )
+        calls.append(Call(transition.id, agent, reason, answers))
+    return tuple(calls)
+
+
 def samples_of(
     trajectory: Trajectory, selection: Selection, dropped: frozenset[str] = frozenset()
 ) -> tuple[list[Sample], Counter[Exclusion]]:
@@ -121,36 +149,53 @@ def samples_of(
 
     `dropped` are ids of rewards that this round does without.
     """
-    excluded: Counter[Exclusion] = Counter()
-    if trajectory.tenant != selection.tenant:
-        excluded[Exclusion.OTHER_TENANT] += 1
-        return [], excluded
-    if trajectory.reward is None:
-        excluded[Exclusion.NO_REWARD] += 1
-        return [], excluded
-    worths: dict[str | None, Worth] = {}
-    samples: list[Sample] = []
-    for step, transition in enumerate(trajectory.transitions):
-        agent = agent_of(trajectory, transition)
-        if agent not in worths:
-            composition = selection.composition_of(agent)
-            worths[agent] = worth_of(trajectory, agent, composition, dropped)
-        worth = worths[agent]
-        reason = transition_exclusion(transition, selection)
-        if reason is None and selection.is_off(agent):
-            reason = Exclusion.AGENT_OFF
-        if reason is None:
-            reason = worth_exclusion(worth, selection)
+    reason = trajectory_exclusion(trajectory, selection)
+    if reason is not None:
+        return [], Counter((reason,))
+    calls = calls_of(trajectory, selection)
+    worths = {
+        agent: worth_of(trajectory, agent, selection.composition_of(agent), dropped)
+        for agent in {call.agent for call in calls}
+    }
+    samples = list(samples_from(trajectory, calls, worths, selection))
+    return samples, exclusions(calls, worths, selection)
+
+
+def samples_from(
+    trajectory: Trajectory,
+    calls: Sequence[Call],
+    worths: Mapping[str | None, Worth],
+    selection: Selection,
+) -> Iterator[Sample]:
+    """The samples of a trajectory whose calls were looked at."""
+    for step, (call, transition) in enumerate(zip(calls, trajectory.transitions, strict=True)):
+        if call.reason is None and worth_exclusion(worths[call.agent], selection) is None:
+            for choice, reason in zip(transition.choices, call.answers, strict=True):
+                if reason is None:
+                    yield _sample(trajectory, step, choice, worths[call.agent])
+
+
+def exclusions(
+    calls: Iterable[Call], worths: Mapping[str | None, Worth], selection: Selection
+) -> Counter[Exclusion]:
+    """How many calls and answers were left out, by reason."""
+    found: Counter[Exclusion] = Counter()
+    for call in calls:
+        reason = call.reason or worth_exclusion(worths[call.agent], selection)
         if reason is not None:
-            excluded[reason] += 1
-            continue
-        for choice in transition.choices:
-            reason = choice_exclusion(transition, choice, selection)
-            if reason is not None:
-                excluded[reason] += 1
-            else:
-                samples.append(_sample(trajectory, step, choice, worth))
-    return samples, excluded
+            found[reason] += 1
+        else:
+            found.update(reason for reason in call.answers if reason is not None)
+    return found
+
+
+def trajectory_exclusion(trajectory: Trajectory, selection: Selection) -> Exclusion | None:
+    """Why a whole trajectory is left out, or None."""
+    if trajectory.tenant != selection.tenant:
+        return Exclusion.OTHER_TENANT
+    if trajectory.reward is None:
+        return Exclusion.NO_REWARD
+    return None
 
 
 def worth_exclusion(worth: Worth, selection: Selection) -> Exclusion | None:
@@ -213,8 +258,8 @@ def has_ratio(sampling: Sampling) -> bool:
 
 def _sample(trajectory: Trajectory, step: int, choice: Choice, worth: Worth) -> Sample:
     transition = trajectory.transitions[step]
-    assert worth.reward is not None
     assert transition.policy_version is not None
+    ids = [entry.id for entry in trajectory.transitions]
     return Sample(
         id=f"{transition.id}/{choice.index}",
         trajectory=f"{trajectory.tenant}/{trajectory.id}",
@@ -225,8 +270,6 @@ def _sample(trajectory: Trajectory, step: int, choice: Choice, worth: Worth) -> 
         prompt_token_ids=transition.prompt_token_ids,
         token_ids=choice.token_ids,
         logprobs=choice.logprobs,
-        reward=worth.reward,
-        is_labelled=worth.is_labelled,
         step_reward=sum(
             reward.value for reward in trajectory.rewards if reward.transition_id == transition.id
         ),
@@ -234,18 +277,24 @@ def _sample(trajectory: Trajectory, step: int, choice: Choice, worth: Worth) -> 
         step=step,
         calls_to_go=len(trajectory.transitions) - 1 - step,
         anchor=anchor_of(transition),
-        outcome=worth.outcome,
-        votes=_later(trajectory, step, worth.votes),
-        air=_later(trajectory, step, worth.air),
-        feedback=tuple(sorted({label.feedback or label.id for label in worth.labels})),
-        principals=tuple(sorted({who for label in worth.labels if (who := label.principal)})),
+        **worth_fields(worth, ids[step:]),
     )
 
 
-def _later(trajectory: Trajectory, step: int, rewards: Mapping[str, float]) -> tuple[Later, ...]:
-    """The rewards from call `step` on, by how much later they came."""
-    return tuple(
-        (distance, rewards[transition.id])
-        for distance, transition in enumerate(trajectory.transitions[step:])
-        if transition.id in rewards
-    )
+def worth_fields(worth: Worth, ids: Sequence[str]) -> dict[str, Any]:
+    """What a sample says of its worth; `ids` are those of its call and of all after it."""
+    assert worth.reward is not None
+    return {
+        "reward": worth.reward,
+        "is_labelled": worth.is_labelled,
+        "outcome": worth.outcome,
+        "votes": _later(ids, worth.votes),
+        "air": _later(ids, worth.air),
+        "feedback": tuple(sorted({label.feedback or label.id for label in worth.labels})),
+        "principals": tuple(sorted({who for label in worth.labels if (who := label.principal)})),
+    }
+
+
+def _later(ids: Sequence[str], rewards: Mapping[str, float]) -> tuple[Later, ...]:
+    """The rewards of these calls, by how much later they came."""
+    return tuple((distance, rewards[name]) for distance, name in enumerate(ids) if name in rewards)

@@ -36,6 +36,26 @@ def agent_of(trajectory: Trajectory, transition: Transition) -> str | None:
     return None if is_named else trajectory.agent
 
 
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What was said of one agent's part of a trajectory, and the signals that fired in it."""
+
+    rewards: tuple[Reward, ...]
+    is_all: bool  # whether nothing else was said of the trajectory
+    final: float | None  # the trajectory's own final reward
+
+
+def said_of(trajectory: Trajectory, agent: str | None) -> Said:
+    """What concerns `agent`: the whole, and the calls that it made."""
+    foreign = {
+        transition.id
+        for transition in trajectory.transitions
+        if agent_of(trajectory, transition) != agent
+    }
+    own = tuple(reward for reward in trajectory.rewards if reward.transition_id not in foreign)
+    return Said(own, len(own) == len(trajectory.rewards), trajectory.reward)
+
+
 def worth_of(
     trajectory: Trajectory,
     agent: str | None,
@@ -43,23 +63,19 @@ def worth_of(
     dropped: frozenset[str] = frozenset(),
 ) -> Worth:
     """The worth of `agent`'s part; `dropped` are ids of rewards to leave out."""
-    foreign = {
-        transition.id
-        for transition in trajectory.transitions
-        if agent_of(trajectory, transition) != agent
-    }
-    kept = [
-        reward
-        for reward in trajectory.rewards
-        if reward.id not in dropped and reward.transition_id not in foreign
-    ]
+    return weigh(said_of(trajectory, agent), composition, dropped)
+
+
+def weigh(said: Said, composition: Composition, dropped: frozenset[str] = frozenset()) -> Worth:
+    """What it comes to; `dropped` are ids of rewards to leave out."""
+    kept = [reward for reward in said.rewards if reward.id not in dropped]
     joint = compose(kept, composition)
-    is_whole = len(kept) == len(trajectory.rewards)
+    is_whole = said.is_all and len(kept) == len(said.rewards)
     of_kind = [reward for reward in kept if reward.source.startswith((AIR, FEEDBACK))]
     plain = replace(composition, clamp=_UNCLAMPED)
     labels = [reward for reward in kept if reward.source.startswith(FEEDBACK)]
     return Worth(
-        reward=trajectory.reward if is_whole else joint.final,
+        reward=said.final if is_whole else joint.final,
         is_labelled=joint.is_labelled or len(of_kind) < len(kept),
         outcome=compose([r for r in labels if r.transition_id is None], plain).final,
         votes=_by_transition(labels, plain),
