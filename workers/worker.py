@@ -94,8 +94,11 @@ def build_worker(
     settings: Settings, queue_of: Callable[[Redis], Queue] = reward_queue
 ) -> RewardWorker:
     """An RQ worker on one queue. Connects."""
+    # RQ overlooks an error of the server's, such as a database that is not there. Asked by a client
+    # of its own: RQ sets its longer time-out on connections that are made later, and on no other.
+    with connect(settings.redis) as first:
+        first.ping()
     redis = connect(settings.redis)
-    redis.ping()  # RQ overlooks an error of the server's, such as a database that is not there
     arguments: dict[str, Any] = {
         "connection": redis,
         "job_class": SafeJob,

@@ -18,7 +18,7 @@ from trajectories import keys
 from trajectories.model import Feedback, Transition, pack_record
 from trajectories.settings import RedisSettings, Settings
 from trajectories.store import Store, TrajectoryRef
-from workers.worker import run_worker
+from workers.worker import build_worker, run_worker
 
 HERE = Path(__file__).parent
 QUICK_DISPATCHER = str(HERE / "quick_dispatcher.py")
@@ -65,6 +65,17 @@ def test_both_processes_leave_quickly_on_sigterm(server: RedisServer, spawn: Spa
     for process in processes:
         process.terminate()
     assert [process.wait(10) for process in processes] == [0, 0]
+
+
+def test_a_worker_that_waits_for_jobs_is_more_patient_than_redis_settings_are(
+    redis_settings: RedisSettings,
+) -> None:
+    worker = build_worker(Settings(redis=redis_settings))
+    pool = worker.connection.connection_pool
+    waiting = pool.get_connection()
+    assert waiting.socket_timeout > worker.dequeue_timeout
+    pool.release(waiting)
+    worker.connection.close()
 
 
 def test_a_worker_finishes_its_job_on_sigterm(
