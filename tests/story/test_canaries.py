@@ -1,9 +1,11 @@
 """Canaries through the whole house: secrets are found nowhere, people in no archive and no row."""
 
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -46,6 +48,40 @@ SAID = " ".join(
 )
 
 
+class Collector(BaseHTTPRequestHandler):
+    """Takes spans as an OpenTelemetry collector does, and keeps the bytes."""
+
+    server: "Collecting"
+
+    def do_POST(self) -> None:
+        self.server.spans.append(self.rfile.read(int(self.headers["content-length"])))
+        self.send_response(200)
+        self.send_header("content-length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+class Collecting(ThreadingHTTPServer):
+    """A collector on a port of its own."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Collector)
+        self.spans: list[bytes] = []
+        self._thread = threading.Thread(target=self.serve_forever, daemon=True)
+        self._thread.start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}/v1/traces"
+
+    def __exit__(self, *_: object) -> None:
+        self.shutdown()
+        self._thread.join()
+        self.server_close()
+
+
 @dataclass
 class Aviary:
     """A house with canaries in it, and all that it has shown."""
@@ -53,6 +89,7 @@ class Aviary:
     client: httpx2.Client
     engine: FakeVLLM
     other: ScriptedServer
+    collecting: Collecting
     redis: Redis
     settings: Settings
     directory: Path
@@ -88,6 +125,7 @@ def aviary() -> Iterator[Aviary]:
         pytest.MonkeyPatch.context() as environment,
         FakeVLLM(api_key=SECRETS["upstream key"]).serve() as engine,
         ScriptedServer().serve() as other,
+        Collecting() as collecting,
     ):
         directory = Path(name)
         server = EmbeddedRedis(
@@ -113,6 +151,7 @@ def aviary() -> Iterator[Aviary]:
             "REWARDS_LABEL_WINDOW_SECONDS": "1",
             "ARCHIVE_SETTLE_SECONDS": "0",
             "ARCHIVE_ROLL_SECONDS": "1",
+            "TRACING_ENDPOINT": collecting.url,
         }.items():
             environment.setenv(f"RATCHET_{variable}", value)
         settings = load_settings()
@@ -125,7 +164,7 @@ def aviary() -> Iterator[Aviary]:
             loop.start()
             address = f"http://127.0.0.1:{settings.gateway.port}"
             with httpx2.Client(base_url=address, timeout=30) as http:
-                yield Aviary(http, engine, other, redis, settings, directory, key)
+                yield Aviary(http, engine, other, collecting, redis, settings, directory, key)
         finally:
             loop.stop()
             redis.close()
@@ -178,6 +217,7 @@ def test_canaries_are_found_nowhere(aviary: Aviary) -> None:
         return counts["archived"] > 20 and counts["archived"] >= counts["trajectories"]
 
     eventually(is_quiet, 60)
+    eventually(lambda: b"".join(aviary.collecting.spans).count(b"ratchet.transition.id") > 25)
     log = (aviary.directory / "loop.log").read_text()
     places = {
         "errors": "\n".join(aviary.errors).encode(),
@@ -186,6 +226,7 @@ def test_canaries_are_found_nowhere(aviary: Aviary) -> None:
         "redis": in_redis(aviary.redis),
         "archive": in_files(archive),
         "spool": in_files(aviary.settings.spool_dir),
+        "spans": b"".join(aviary.collecting.spans),
     }
     assert len(aviary.errors) > 15
     assert b"[redacted:api_key]" in places["redis"]
@@ -195,7 +236,7 @@ def test_canaries_are_found_nowhere(aviary: Aviary) -> None:
         for what, secret in {**SECRETS, "client key": aviary.key}.items():
             at = found.find(secret.encode())
             assert at < 0, f"{what} in {where}: {found[max(0, at - 300) : at + 100]!r}"
-    for where in ("errors", "log", "metrics", "archive"):
+    for where in ("errors", "log", "metrics", "spans", "archive"):
         for person in PEOPLE:
             assert person.encode() not in places[where], f"{person} in {where}"
     for prompt in ("You said", "[redacted"):
