@@ -655,7 +655,9 @@ struct figures {
 static struct {
     int port, clients, wants_stream, events;
     int64_t seconds_ns, limit_ns, requests;
-    struct text request;
+    double rate; /* requests a second; 0: as soon as the answer before is there */
+    struct text request, queue;
+    size_t queued; /* bytes of the queue that were sent */
     size_t places[16]; /* of the running number in the request */
     int place_count;
     int64_t begun, ended, started, errors, reads, chunks, bytes;
@@ -705,6 +707,7 @@ static int count_of(const struct text *t, const char *what) {
 /* What is wrong with a complete answer; NULL when nothing is. */
 static const char *fault_of(const struct message *m, int *chunks) {
     *chunks = 0;
+    if (!strncmp(m->head.bytes, "HTTP/1.1 202", 12)) return NULL; /* feedback: taken, that is all */
     if (strncmp(m->head.bytes, "HTTP/1.1 200", 12)) return "status";
     if (!m->body.length) return "no body";
     if (!load.wants_stream) {
@@ -742,12 +745,30 @@ static void reopen(struct client *c) {
     open_client(c);
 }
 
-/* The next request, unless there have been enough. */
+static int is_over(int64_t now) {
+    if (load.queue.length) return load.queued >= load.queue.length;
+    return load.requests ? load.started >= load.requests : now - load.begun >= load.seconds_ns;
+}
+
+/* The queue is requests one behind the other, each after its length in four bytes. */
+static void take_next(void) {
+    unsigned char *at = (unsigned char *)load.queue.bytes + load.queued;
+    if (load.queued + 4 > load.queue.length) fail("queue");
+    size_t length = at[0] | at[1] << 8 | at[2] << 16 | (size_t)at[3] << 24;
+    if (load.queued + 4 + length > load.queue.length) fail("queue");
+    cut(&load.request);
+    add(&load.request, (char *)at + 4, length);
+    load.queued += 4 + length;
+}
+
+/* The next request, unless there have been enough, or none is due yet. */
 static void begin(struct client *c) {
     int64_t now = now_ns();
     c->is_busy = 0;
-    if (load.requests ? load.started >= load.requests : now - load.begun >= load.seconds_ns) return;
+    if (is_over(now)) return;
+    if (load.rate > 0 && load.started >= (double)(now - load.begun) / 1e9 * load.rate) return;
     load.started++;
+    if (load.queue.length) take_next();
     for (int i = 0; i < load.place_count; i++) {
         char digits[16];
         snprintf(digits, sizeof digits, "%08lld", (long long)(load.started % 100000000));
@@ -832,7 +853,7 @@ static void report(void) {
 
 static int run_load(void) {
     char *at = load.request.bytes;
-    while (load.place_count < 16 && (at = strstr(at, "########"))) {
+    while (!load.queue.length && load.place_count < 16 && (at = strstr(at, "########"))) {
         load.places[load.place_count++] = at - load.request.bytes;
         at += 8;
     }
@@ -845,15 +866,17 @@ static int run_load(void) {
     for (;;) {
         int busy = 0;
         for (int i = 0; i < load.clients && !busy; i++) busy = clients[i].is_busy;
-        if (!busy) break;
+        if (!busy && is_over(now_ns())) break;
         if (now_ns() > deadline) {
             for (int i = 0; i < load.clients; i++)
                 if (clients[i].is_busy) note_error("no answer in time", &clients[i].answer);
             break;
         }
         struct epoll_event found[EVENTS_AT_ONCE];
-        int count = epoll_wait(poll_fd, found, EVENTS_AT_ONCE, 1000);
+        int count = epoll_wait(poll_fd, found, EVENTS_AT_ONCE, load.rate > 0 ? 1 : 1000);
         for (int i = 0; i < count; i++) on_answer(found[i].data.ptr);
+        for (int i = 0; i < load.clients && load.rate > 0; i++)
+            if (!clients[i].is_busy) begin(&clients[i]);
     }
     report();
     return 0;
@@ -864,8 +887,10 @@ static int run_load(void) {
 static const char USAGE[] =
     "usage: wire serve --port P\n"
     "       wire load --port P --request FILE [--clients N] (--seconds S | --requests N)\n"
-    "                 [--stream] [--events LEAST] [--limit SECONDS]\n"
-    "FILE is a whole HTTP/1.1 request; each ######## in it becomes a running number.\n";
+    "                 [--stream] [--events LEAST] [--limit SECONDS] [--rate PER_SECOND]\n"
+    "       wire load --port P --queue FILE [--clients N] [--rate PER_SECOND] [--limit SECONDS]\n"
+    "FILE is a whole HTTP/1.1 request; each ######## in it becomes a running number. That of\n"
+    "--queue holds many, each after its length (four bytes, little-endian); each is sent once.\n";
 
 static void read_file(const char *path, struct text *into) {
     FILE *file = fopen(path, "rb");
@@ -899,12 +924,15 @@ int main(int count, char **words) {
         else if (!strcmp(name, "--requests")) load.requests = atoll(value);
         else if (!strcmp(name, "--events")) load.events = atoi(value);
         else if (!strcmp(name, "--limit")) load.limit_ns = (int64_t)(atof(value) * 1e9);
+        else if (!strcmp(name, "--rate")) load.rate = atof(value);
         else if (!strcmp(name, "--request")) read_file(value, &load.request);
+        else if (!strcmp(name, "--queue")) read_file(value, &load.queue);
         else wrong_usage();
     }
     if (!load.port || load.clients < 1) wrong_usage();
     if (!strcmp(words[1], "serve")) serve(load.port);
-    if (strcmp(words[1], "load") || !load.request.length || (!load.requests && !load.seconds_ns))
+    int is_endless = !load.queue.length && !load.requests && !load.seconds_ns;
+    if (strcmp(words[1], "load") || !(load.request.length || load.queue.length) || is_endless)
         wrong_usage();
     return run_load();
 }

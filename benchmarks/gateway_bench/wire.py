@@ -109,6 +109,41 @@ def run_load(
         found = subprocess.run(
             command, capture_output=True, text=True, check=False, preexec_fn=die_with_us
         )
+    return _seen(found)
+
+
+def queue_command(
+    program: Path, queue: Path, *, port: int, clients: int, rate: float, limit_seconds: float
+) -> list[str]:
+    """The command that sends each request of `queue` once, `rate` a second."""
+    return [
+        str(program), "load",
+        "--port", str(port),
+        "--queue", str(queue),
+        "--clients", str(clients),
+        "--rate", str(rate),
+        "--limit", str(limit_seconds),
+    ]  # fmt: skip
+
+
+def run_queue(
+    program: Path, queue: Path, *, port: int, clients: int, rate: float, limit_seconds: float
+) -> Load:
+    """Send what stands in `queue`; raises BenchmarkError. Late ones are sent as soon as possible.
+
+    Each request stands behind its length in four bytes, little-endian.
+    """
+    command = queue_command(
+        program, queue, port=port, clients=clients, rate=rate, limit_seconds=limit_seconds
+    )
+    return _seen(
+        subprocess.run(
+            command, capture_output=True, text=True, check=False, preexec_fn=die_with_us
+        )
+    )
+
+
+def _seen(found: "subprocess.CompletedProcess[str]") -> Load:
     if found.returncode:
         raise BenchmarkError(f"the load client failed: {found.stderr.strip()}")
     return Load(**json.loads(found.stdout))

@@ -14,7 +14,7 @@ import pytest
 
 from benchmarks.gateway_bench import traffic
 from benchmarks.gateway_bench.errors import BenchmarkError
-from benchmarks.gateway_bench.wire import Load, compiled, run_load, upstream
+from benchmarks.gateway_bench.wire import Load, compiled, run_load, run_queue, upstream
 from tests.fakes.vllm import FakeVLLM
 
 needs_compiler = pytest.mark.skipif(
@@ -231,3 +231,27 @@ def test_without_a_compiler_the_error_says_what_to_install(
 
     with pytest.raises(BenchmarkError, match="install gcc or clang"):
         compiled(tmp_path)
+
+
+@needs_compiler
+def test_a_queue_is_sent_once_in_order_and_no_faster_than_asked(
+    program: Path, tmp_path: Path
+) -> None:
+    scenario = traffic.scenario_named("json", 0)
+    one = traffic.request(scenario, model="base", api_key="k")
+    queue = tmp_path / "queue"
+    queue.write_bytes(b"".join(len(one).to_bytes(4, "little") + one for _ in range(30)))
+    with upstream(program) as port:
+        seen = run_queue(program, queue, port=port, clients=3, rate=100.0, limit_seconds=20)
+    assert (seen.count, seen.errors, seen.first_error) == (30, 0, "")
+    assert seen.seconds >= 0.28  # the last of thirty is due after 29 hundredths
+
+
+@needs_compiler
+def test_a_queue_that_ends_in_the_middle_of_a_request_is_refused(
+    program: Path, tmp_path: Path
+) -> None:
+    queue = tmp_path / "queue"
+    queue.write_bytes((99).to_bytes(4, "little") + b"POST /")
+    with upstream(program) as port, pytest.raises(BenchmarkError, match="queue"):
+        run_queue(program, queue, port=port, clients=1, rate=10.0, limit_seconds=5)
