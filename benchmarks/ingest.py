@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
 """How many transitions a second get from the spool to a reward, and whether the lag stays bounded.
 
-    python benchmarks/ingest.py [--rate 1500] [--seconds 60] [--json FILE] [--write]
+    python benchmarks/ingest.py [--http] [--rate 1500] [--seconds 60] [--json FILE] [--write]
 
 The processes are those of a deployment: a gateway's own spool and shipper (fed
 with records that were made beforehand), a Redis, one dispatcher, one worker.
+With --http they begin at a whole gateway's port: a client sends requests at
+that rate, and a scripted upstream answers them with token ids and logprobs.
 Conversations of six turns, 4 KB a record, many at a time; one in ten gets a
 vote. Once a second it is looked how long the stream is and how many
 trajectories wait for their scoring; when the records end, how long it takes
@@ -14,15 +16,13 @@ until nothing is left. CPU time per process is what to trust on a busy machine.
 import argparse
 import asyncio
 import os
-import struct
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from datetime import date
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -31,28 +31,32 @@ import orjson
 # As a script this file's folder is first on the path; its gateway.py would hide the package.
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from benchmarks.conversations import conversation  # noqa: E402
+from benchmarks.gateway_bench.compiling import compiled_packages  # noqa: E402
+from benchmarks.gateway_bench.errors import BenchmarkError  # noqa: E402
 from benchmarks.gateway_bench.machine import this_machine  # noqa: E402
+from benchmarks.gateway_bench.ours import launch  # noqa: E402
 from benchmarks.gateway_bench.page import markdown, origin, write  # noqa: E402
-from gateway.metrics import Metrics  # noqa: E402
-from gateway.spool.shipper import Shipper  # noqa: E402
-from gateway.spool.writer import Spool  # noqa: E402
+from benchmarks.gateway_bench.peers import KEY  # noqa: E402
+from benchmarks.gateway_bench.ports import free_port  # noqa: E402
+from benchmarks.gateway_bench.running import started  # noqa: E402
+from benchmarks.gateway_bench.wire import (  # noqa: E402
+    Load,
+    compiled,
+    queue_command,
+    upstream,
+)
+from benchmarks.ingest_bench.offering import RECORDS_PER_TRANSITION, feed, make  # noqa: E402
 from ratchet.redis_server import EmbeddedRedis  # noqa: E402
 from trajectories import keys  # noqa: E402
-from trajectories.connection import connect, connect_async  # noqa: E402
-from trajectories.model import Feedback, pack_record  # noqa: E402
+from trajectories.connection import connect  # noqa: E402
 from trajectories.settings import RedisSettings, Settings  # noqa: E402
 from trajectories.store import Store  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "benchmarks.md"
-TURNS = 6
-GAP_SECONDS = 3.0  # between two turns of a conversation
-SYSTEM_BYTES, MESSAGE_BYTES = 1_024, 300
-VOTED = 10  # one conversation in as many gets a vote
 LABEL_WINDOW_SECONDS = 20
-TICK_SECONDS = 0.02
-_LENGTH = struct.Struct("<I")
+HTTP_CLIENTS = 32
+CACHE = Path("~/.cache/ratchet-benchmark").expanduser()
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,136 +77,101 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=1_500, help="transitions a second")
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--http", action="store_true", help="begin at the port of a gateway")
+    parser.add_argument("--cache", type=Path, default=CACHE, help="where programs are compiled")
     parser.add_argument("--unnamed", action="store_true", help="calls that name no session")
     parser.add_argument("--json", type=Path, help="write the figures there")
     parser.add_argument("--write", action="store_true", help="write them to docs/benchmarks.md")
     parser.add_argument("--feed", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.feed:
-        asyncio.run(feed(options.feed, options.rate))
+        asyncio.run(feed(options.feed, options.rate * RECORDS_PER_TRANSITION))
         return
     found = measure(options)
     print(orjson.dumps(found, option=orjson.OPT_INDENT_2).decode())
     if options.json:
         options.json.write_bytes(orjson.dumps(found, option=orjson.OPT_INDENT_2))
     if options.write:
-        command = (
-            f"python benchmarks/ingest.py --rate {options.rate:g} --seconds {options.seconds:g}"
-        )
-        text = f"{origin(this_machine(), command + ' --write', date.today())}\n\n{section(found)}"
-        write(PAGE, "ingest", text)
+        words = f"--rate {options.rate:g} --seconds {options.seconds:g} --write"
+        command = f"python benchmarks/ingest.py {'--http ' if options.http else ''}{words}"
+        text = f"{origin(this_machine(), command, date.today())}\n\n{section(found)}"
+        write(PAGE, "ingest-http" if options.http else "ingest", text)
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """One run from the first record to the last reward."""
-    with tempfile.TemporaryDirectory(prefix="rt") as name:
+    """One run from the first record, or request, to the last reward."""
+    with tempfile.TemporaryDirectory(prefix="rt") as name, ExitStack() as stack:
         directory = Path(name)
         server = EmbeddedRedis(
             Settings(data_dir=directory, redis=RedisSettings(timeout_seconds=30))
         )
         server.start()
+        stack.callback(server.stop)
         (directory / "ratchet.toml").write_text(
             f'[redis]\nurl = "{server.settings.url}"\ntimeout_seconds = 5\n'
             f"[rewards]\nlabel_window_seconds = {LABEL_WINDOW_SECONDS}\n"
         )
-        records = directory / "records"
-        count, size = make(records, options)
-        processes: dict[str, subprocess.Popen[bytes]] = {}
-        try:
-            processes["dispatcher"] = start(directory, "-m", "workers", "dispatcher")
-            for number in range(options.workers):
-                processes[f"worker {number + 1}"] = start(directory, "-m", "workers", "worker")
-            time.sleep(3)
-            processes["spool and shipper"] = start(
-                directory, __file__, "--feed", str(records), "--rate", str(options.rate)
+        records, pace = directory / "records", options.rate * RECORDS_PER_TRANSITION
+        count, size = make(
+            records,
+            rate=pace,
+            wanted=int(pace * options.seconds),
+            is_named=not options.unnamed,
+            key=KEY if options.http else "",
+        )
+        pids: dict[str, int] = {}
+
+        def run(label: str, process: "subprocess.Popen[bytes]") -> None:
+            stack.callback(process.wait, 20)
+            stack.callback(process.terminate)
+            pids[label] = process.pid
+
+        run("dispatcher", start(directory, "-m", "workers", "dispatcher"))
+        for number in range(options.workers):
+            run(f"worker {number + 1}", start(directory, "-m", "workers", "worker"))
+        redis: Any = connect(server.settings)
+        pids["Redis"] = redis.info("server")["process_id"]
+        if options.http:
+            program = compiled(options.cache)
+            upstream_port, port = stack.enter_context(upstream(program)), free_port()
+            folder = directory / "gateway"
+            plan = launch(
+                port=port,
+                upstream_port=upstream_port,
+                folder=folder,
+                redis_url=server.settings.url,
+                packages=compiled_packages(options.cache),
             )
-            redis: Any = connect(server.settings)
-            pids = {label: process.pid for label, process in processes.items()}
-            pids["Redis"] = redis.info("server")["process_id"]
-            return watch(redis, count, size, pids, options)
-        finally:
-            for process in processes.values():
-                process.terminate()
-            for process in processes.values():
-                process.wait(20)
-            server.stop()
+            gateway = stack.enter_context(started("ratchet", plan, port=port, folder=folder))
+            assert gateway.server is not None
+            pids["gateway"] = gateway.server.pid
+            load = subprocess.Popen(
+                queue_command(
+                    program,
+                    records,
+                    port=port,
+                    clients=HTTP_CLIENTS,
+                    rate=pace,
+                    limit_seconds=4 * options.seconds,
+                ),
+                stdout=subprocess.PIPE,
+            )
+            run("client", load)
+            found = watch(redis, count, size, pids, options)
+            seen = Load(**orjson.loads(load.communicate()[0]))
+            if seen.errors:
+                raise BenchmarkError(f"{seen.errors} of the requests failed: {seen.first_error}")
+            return {**found, "http_p50_us": seen.p50_us, "http_p99_us": seen.p99_us}
+        time.sleep(3)
+        feeding = start(directory, __file__, "--feed", str(records), "--rate", str(options.rate))
+        run("spool and shipper", feeding)
+        return watch(redis, count, size, pids, options)
 
 
 def start(directory: Path, *arguments: str) -> "subprocess.Popen[bytes]":
     environment = {name: text for name, text in os.environ.items() if "RATCHET_" not in name}
     environment |= {"PYTHONPATH": str(ROOT), "RATCHET_CONFIG": str(directory / "ratchet.toml")}
     return subprocess.Popen([sys.executable, *arguments], cwd=directory, env=environment)
-
-
-def make(path: Path, options: argparse.Namespace) -> tuple[int, float]:
-    """Write the records to a file; returns how many transitions, and their bytes on average."""
-    wanted, count, size = int(options.rate * options.seconds), 0, 0
-    begin = time.time() + 0.0012 * wanted + 5  # about when they will be sent
-    with path.open("wb") as file:
-        for payload, is_transition in islice(payloads(options, begin), wanted):
-            file.write(_LENGTH.pack(len(payload)) + payload)
-            count += is_transition
-            size += len(payload) * is_transition
-    return count, size / count
-
-
-def payloads(options: argparse.Namespace, begin: float) -> Iterator[tuple[bytes, bool]]:
-    """Groups of conversations, turn by turn: each goes on after `GAP_SECONDS` of traffic."""
-    together = max(1, int(options.rate * GAP_SECONDS))
-    sent, number = 0, 0
-    while True:
-        talks = []
-        for _ in range(together):
-            talks.append(
-                conversation(
-                    number,
-                    turns=TURNS,
-                    system_bytes=SYSTEM_BYTES,
-                    message_bytes=MESSAGE_BYTES,
-                    is_named=not options.unnamed,
-                )
-            )
-            number += 1
-        for turn in range(TURNS):
-            for place, talk in enumerate(talks):
-                at = begin + sent / options.rate
-                entry = next(talk).model_copy(update={"started_at": at})
-                yield pack_record(entry), True
-                sent += 1
-                if turn == TURNS - 1 and place % VOTED == 0:
-                    vote = Feedback(
-                        id=f"fb_{entry.id}",
-                        identity=f"fb_{entry.id}",
-                        response_id=entry.response_id,
-                        reward=1.0,
-                        received_at=at + 1,
-                    )
-                    yield pack_record(vote), False
-
-
-async def feed(path: Path, rate: float) -> None:
-    """A gateway's spool and shipper: records at an even rate, until all of them are in Redis."""
-    from trajectories.settings import load_settings
-
-    settings = load_settings()
-    spool = Spool.open(Path.cwd() / "spool", budget_bytes=1 << 34)
-    shipper = Shipper(connect_async(settings.redis), spool, Metrics())
-    shipper.start()
-    begin, sent = time.monotonic(), 0
-    with path.open("rb") as file:
-        is_over = False
-        while not is_over:
-            due = int((time.monotonic() - begin) * rate)
-            while sent < due:
-                head = file.read(_LENGTH.size)
-                if not head:
-                    is_over = True
-                    break
-                spool.put(file.read(_LENGTH.unpack(head)[0]))
-                sent += 1
-            shipper.hurry()
-            await asyncio.sleep(TICK_SECONDS)
-    await shipper.stop(grace_seconds=600)
 
 
 def watch(
@@ -212,9 +181,11 @@ def watch(
     begin = time.monotonic()
     before = {label: cpu_seconds(pid) for label, pid in pids.items()}
     looks: list[Look] = []
+    sizes: list[int] = []  # of what was seen on its way
     while time.monotonic() - begin < 4 * options.seconds + 60:
         time.sleep(1)
         looks.append(look(redis, time.monotonic() - begin))
+        sizes += record_sizes(redis)
         last = looks[-1]
         if last.stored >= count and not last.stream:
             break
@@ -233,7 +204,7 @@ def watch(
     counts = Store(redis).counts()
     return {
         "transitions": count,
-        "record_bytes": round(size),
+        "record_bytes": round(sum(sizes) / len(sizes)) if sizes else round(size),
         "offered_per_second": options.rate,
         "transitions_per_second": round(rate, 1),
         "stream_most": max(entry.stream for entry in feeding),
@@ -261,6 +232,15 @@ def look(redis: Any, seconds: float) -> Look:
     stored, scoring, jobs, gateways = pipe.execute()
     stream = sum(redis.xlen(keys.traffic(name.decode())) for name in gateways)
     return Look(round(seconds, 2), int(stored or 0), stream, scoring, jobs)
+
+
+def record_sizes(redis: Any) -> list[int]:
+    """Bytes of the newest few records of each stream."""
+    return [
+        len(fields[b"r"])
+        for name in redis.smembers(keys.GATEWAYS)
+        for _, fields in redis.xrevrange(keys.traffic(name.decode()), count=5)
+    ]
 
 
 def slope(points: list[tuple[float, float]]) -> float:

@@ -137,9 +137,7 @@ def run_queue(
         program, queue, port=port, clients=clients, rate=rate, limit_seconds=limit_seconds
     )
     return _seen(
-        subprocess.run(
-            command, capture_output=True, text=True, check=False, preexec_fn=die_with_us
-        )
+        subprocess.run(command, capture_output=True, text=True, check=False, preexec_fn=die_with_us)
     )
 
 
