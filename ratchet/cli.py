@@ -15,14 +15,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ratchet import __version__, access, judges, traffic
+from ratchet import __version__, access, judges, traffic, training
 from ratchet.forget import forget
 from ratchet.lineage import Origin, lineage
-from ratchet.processes import run_in_foreground
-from ratchet.redis_server import environment_of, open_redis
-from ratchet.triggers import request_roll_back, request_round, trainer_status
+from ratchet.redis_server import open_redis
+from ratchet.triggers import request_roll_back, trainer_status
 from trajectories.connection import Redis, RedisError
-from trajectories.errors import NotEnoughRewards, RatchetError
+from trajectories.errors import RatchetError
 from trajectories.registry import Registry
 from trajectories.resources import LOADED, PolicyVersion, VersionState
 from trajectories.settings import Settings, load_settings
@@ -41,11 +40,11 @@ app.command(name="export")(traffic.export)
 app.command(name="import")(traffic.import_file)
 app.add_typer(judges.app, name="judges")
 app.command()(forget)
+app.command()(training.train)
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
 COLOURS = ("cyan", "magenta", "green", "yellow", "blue", "red", "white")
-NOT_ENOUGH = 3  # the exit code of a round that had too little to learn from
 
 DataDir = Annotated[
     Path | None, typer.Option("--data-dir", help="Where everything is kept (default: data_dir).")
@@ -247,34 +246,6 @@ def rollback(
             with out.status(f"the trainer is loading version {target}"):
                 request_roll_back(redis, registry, settings.policy, target)
         out.print(f"{settings.policy}@{before.current} -> {settings.policy}@{target}")
-
-
-@app.command()
-def train(
-    once: Annotated[bool, typer.Option("--once", help="One round, then stop.")] = False,
-    data_dir: DataDir = None,
-) -> None:
-    """Run the trainer in the foreground; with --once, where one runs, have it do a round now."""
-    settings = _settings(data_dir)
-    with open_redis(settings) as redis:
-        redis.ping()
-        if once and trainer_status(redis, settings.policy) is not None:
-            raise typer.Exit(_round_by_running_trainer(redis, settings))
-        command = [sys.executable, "-m", "trainer", *(["--once"] if once else [])]
-        status = run_in_foreground(command, environment_of(settings))
-    raise typer.Exit(status)
-
-
-def _round_by_running_trainer(redis: Redis, settings: Settings) -> int:
-    """Exit status: 0 promoted, 1 rejected or failed, NOT_ENOUGH when there was too little."""
-    try:
-        with out.status("the running trainer does a round"):
-            run = request_round(redis, settings.policy)
-    except NotEnoughRewards as lack:
-        err.print(str(lack))
-        return NOT_ENOUGH
-    out.print(f"{run['phase']}: {settings.policy}@{run['version']} {run['reason']}".rstrip())
-    return 0 if run["phase"] == "promoted" else 1
 
 
 @app.command()

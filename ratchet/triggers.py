@@ -49,14 +49,22 @@ def request_roll_back(redis: Redis, registry: Registry, policy: str, target: int
         time.sleep(LOOK_SECONDS)
 
 
-def request_round(redis: Redis, policy: str) -> dict[str, Any]:
+def request_round(
+    redis: Redis,
+    policy: str,
+    *,
+    algorithm: str | None = None,
+    agent: str | None = None,
+    force: bool = False,
+) -> dict[str, Any]:
     """Have the running trainer do a round now; returns how the run ended.
 
     Raises NotEnoughRewards when it was refused, RatchetError when another
     request is waiting or the trainer went away.
     """
     run_id = new_id("run")
-    asked = orjson.dumps({"run_id": run_id, "at": time.time()})
+    wishes = {"algo": algorithm, "agent": agent, "force": force}
+    asked = orjson.dumps({"run_id": run_id, "at": time.time(), **wishes})
     if not redis.set(keys.trigger(policy), asked, nx=True, ex=keys.TRIGGER_TTL_SECONDS):
         raise RatchetError("another request is waiting for the trainer: try again when it is done")
     while True:

@@ -1,7 +1,7 @@
-"""The trainer's process: `python -m trainer [--once [--force]]`.
+"""The trainer's process: `python -m trainer [--once | --dry-run]`.
 
 Exit status: 0 done or stopped, 1 the round failed, 2 wrong settings, 3 too
-little to learn from (--once), 4 another trainer holds the lease.
+little to learn from (--once, --dry-run), 4 another trainer holds the lease.
 """
 
 import argparse
@@ -14,10 +14,14 @@ def main() -> int:
     """Parse, then import, then run until a signal."""
     parser = argparse.ArgumentParser(prog="trainer", description="Learn from recorded traffic")
     parser.add_argument("--once", action="store_true", help="one round now, then exit")
-    parser.add_argument("--force", action="store_true", help="with --once: however little there is")
+    parser.add_argument("--dry-run", action="store_true", help="show what a round would use")
+    parser.add_argument("--force", action="store_true", help="one round, however little there is")
+    parser.add_argument("--algorithm", help="of that one round (default: trainer.algorithm)")
+    parser.add_argument("--agent", help="that one round is about this agent's calls alone")
     arguments = parser.parse_args()
 
     from trainer.algorithms.plugins import asks_of
+    from trainer.dry import show_round
     from trainer.loop import Loop
     from trainer.once import run_once
     from trainer.phases import find_base
@@ -28,20 +32,29 @@ def main() -> int:
     from trajectories.settings import load_settings
     from trajectories.signals import stop_on_signals
 
-    level = logging.WARNING if arguments.once else logging.INFO
+    level = logging.WARNING if arguments.once or arguments.dry_run else logging.INFO
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("httpx2").setLevel(logging.WARNING)
     logger = logging.getLogger("trainer")
     stop = stop_on_signals()
     try:
         settings = load_settings()
+        if arguments.algorithm:
+            settings = settings.with_algorithm(arguments.algorithm)
         asks_of(settings.trainer.algorithm, settings.trainer)  # says what is not installed
+        if arguments.dry_run:
+            return show_round(
+                settings,
+                connect(settings.redis),
+                agent=arguments.agent,
+                force=arguments.force,
+            )
         base = find_base(settings)
         command_for(settings.trainer)  # a launch that cannot be is said now, not after an hour
         training = Training(environment=training_environment(settings.trainer.launch))
         with Loop(settings, redis=connect(settings.redis), base=base, training=training) as loop:
             if arguments.once:
-                return run_once(loop, stop, force=arguments.force)
+                return run_once(loop, stop, force=arguments.force, agent=arguments.agent)
             loop.run(stop)
     except SettingsError as error:
         logger.critical("%s", error)

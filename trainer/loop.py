@@ -145,13 +145,16 @@ class Loop:
             self.guarded_cycle()
             stop.wait(TICK_SECONDS)
 
-    def run_once(self, stop: threading.Event, *, force: bool = False) -> Run | None:
+    def run_once(
+        self, stop: threading.Event, *, force: bool = False, agent: str | None = None
+    ) -> Run | None:
         """One round to its end: an unfinished one, else a new one. None when stopped.
 
         Raises NotEnoughRewards when there is too little to learn from.
         """
         if self._run is None:
-            self._begin(new_id("run"), self._settings.trainer.algorithm, self._demand(force=force))
+            wanted = self._demand(force=force)
+            self._begin(new_id("run"), self._settings.trainer.algorithm, wanted, agent)
         assert self._run is not None
         run_id = self._run.run_id
         while not stop.is_set():

@@ -6,22 +6,22 @@ from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 from trainer.batch.batching import Lack
 from trainer.loop import Loop
 from trainer.runs import Phase
 from trainer.status import read_progress
+from trainer.tables import lacking
 
 REFRESH_SECONDS = 0.25
 
 
-def run_once(loop: Loop, stop: threading.Event, *, force: bool) -> int:
+def run_once(loop: Loop, stop: threading.Event, *, force: bool, agent: str | None = None) -> int:
     """The exit status: 0 promoted, 1 failed or rejected, 3 too little to learn from."""
     console = Console(stderr=True)
     try:
         with _progress(loop, console):
-            run = loop.run_once(stop, force=force)
+            run = loop.run_once(stop, force=force, agent=agent)
     except Lack as lack:
         console.print(lacking(lack))
         return 3
@@ -33,22 +33,6 @@ def run_once(loop: Loop, stop: threading.Event, *, force: bool) -> int:
         return 1
     console.print(f"[bold green]version {run.version} serves[/] as {run.model}", highlight=False)
     return 0
-
-
-def lacking(lack: Lack) -> Table:
-    """What there is, what was left out and why, and what is missing."""
-    batch = lack.batch
-    table = Table(title=str(lack), title_justify="left")
-    table.add_column("trajectories")
-    table.add_column("count", justify="right")
-    above, below = batch.counts(None)
-    table.add_row("closed, rewarded and not used yet", str(batch.examined))
-    table.add_row("of these usable", str(len(batch.refs)))
-    table.add_row("better than the mean", str(above))
-    table.add_row("worse than the mean", str(below))
-    for reason, count in batch.excluded.most_common():
-        table.add_row(f"left out: {reason.value}", str(count))
-    return table
 
 
 @contextmanager

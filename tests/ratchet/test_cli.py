@@ -10,7 +10,7 @@ import orjson
 import pytest
 from typer.testing import CliRunner
 
-from ratchet import cli
+from ratchet import cli, training
 from trajectories import keys
 from trajectories.connection import Redis
 from trajectories.model import Choice, Transition
@@ -161,22 +161,22 @@ def a_running_trainer(redis: Redis, run: dict[str, object]) -> threading.Thread:
     return thread
 
 
-def test_train_once_beside_a_running_trainer_has_it_do_a_round(redis: Redis) -> None:
+def test_train_beside_a_running_trainer_has_it_do_a_round(redis: Redis) -> None:
     ended = {"phase": "promoted", "version": 3, "reason": "", "attempts": 1}
     trainer = a_running_trainer(redis, ended)
-    result = runner.invoke(cli.app, ["train", "--once"])
+    result = runner.invoke(cli.app, ["train"])
     trainer.join()
     assert result.exit_code == 0
     assert "promoted: policy@3" in result.output
 
 
-def test_train_once_with_too_little_to_learn_from_says_what_is_lacking(redis: Redis) -> None:
+def test_train_with_too_little_to_learn_from_says_what_is_lacking(redis: Redis) -> None:
     lack = "2 usable rewarded trajectories of 64"
     ended = {"phase": "failed", "version": None, "reason": lack, "attempts": 0}
     trainer = a_running_trainer(redis, ended)
-    result = runner.invoke(cli.app, ["train", "--once"])
+    result = runner.invoke(cli.app, ["train"])
     trainer.join()
-    assert result.exit_code == cli.NOT_ENOUGH
+    assert result.exit_code == training.NOT_ENOUGH
     assert lack in result.output
 
 
@@ -196,3 +196,18 @@ def test_help_does_not_wait_for_heavy_imports() -> None:
         "assert not {'torch', 'vllm', 'fastapi', 'matplotlib'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--from", "log.jsonl", "--out", "out"], "--from needs --base"),
+        (["--from", "log.jsonl", "--base", "model"], "--from needs --out"),
+        (["--base", "model"], "--base goes with --from"),
+        (["--keep-on", "--dry-run"], "--keep-on goes on without end"),
+    ],
+)
+def test_train_says_which_options_belong_together(arguments: list[str], said: str) -> None:
+    result = runner.invoke(cli.app, ["train", *arguments])
+    assert result.exit_code == 1
+    assert said in str(result.exception)

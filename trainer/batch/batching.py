@@ -317,6 +317,12 @@ def demand(
 
 def require(batch: Batch, wanted: Demand, selection: Selection) -> None:
     """Raise Lack, saying what is missing, unless the batch can teach something."""
+    if shortages := shortages_of(batch, wanted, selection):
+        raise Lack(batch, shortages)
+
+
+def shortages_of(batch: Batch, wanted: Demand, selection: Selection) -> list[Shortage]:
+    """What the batch has too little of."""
     above, below = batch.counts(selection.above)
     usable = len(batch.refs) + batch.excluded[Exclusion.NOT_POSITIVE]
     least = 1 if selection.above is not None else LEAST_SAMPLES
@@ -329,9 +335,7 @@ def require(batch: Batch, wanted: Demand, selection: Selection) -> None:
     ]
     if selection.above is None:
         checks.insert(4, Shortage("worse ones", below, wanted.per_outcome, "min_per_outcome"))
-    shortages = [check for check in checks if check.have < check.needed]
-    if shortages:
-        raise Lack(batch, shortages)
+    return [check for check in checks if check.have < check.needed]
 
 
 def write_batch(directory: RunDirectory, batch: Batch, plan: Plan) -> None:

@@ -168,6 +168,15 @@ class Settings(BaseSettings):
             )
         return self
 
+    def with_algorithm(self, written: str) -> Self:
+        """The same with another `trainer.algorithm`. Raises SettingsError for what is no name."""
+        fields = {**self.trainer.model_dump(), "algorithm": written}
+        try:
+            trainer = TrainerSettings.model_validate(fields)
+        except ValidationError as error:
+            raise SettingsError(f"algorithm: {error.errors()[0]['msg']}") from error
+        return self.model_copy(update={"trainer": trainer})
+
     @property
     def verdict_sources(self) -> dict[str, VerdictSettings]:
         """Everything that gives verdicts, by name."""

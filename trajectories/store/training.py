@@ -19,6 +19,10 @@ class Training(Room):
     def count_trainable(self, policy: str) -> int:
         return int(self._redis.zcard(keys.trainable(policy)))
 
+    def count_used(self, policy: str) -> int:
+        """How many its rounds have used, or set aside, in the past 30 days."""
+        return int(self._redis.zcard(keys.used(policy)))
+
     def count_labellers(self, policy: str) -> int:
         """How many principals labelled a trajectory of that policy in the past week."""
         since = time.time() - keys.LABELLERS_TTL_SECONDS
