@@ -15,6 +15,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from trainer import ranks
 from trainer.advantages.tracker import TRACKER, Tracker
 from trainer.batch.samples import Sample
 from trainer.delivery.gate import CONFIG
@@ -151,13 +152,20 @@ def save_policy(
     dtype: str,
     tracker: Tracker | None = None,
 ) -> None:
-    """Put weights, probes, the optimizer's moments and the tracker into `trained`, or nothing."""
+    """Put weights, probes, the optimizer's moments and the tracker into `trained`, or nothing.
+
+    Every process of a round calls it: the first one writes, and all go on after that.
+    """
+    probes = make_probes(model, samples, dtype)
+    if not ranks.is_first():
+        ranks.wait()
+        return
     beside = trained.with_name(".trained.new")
     shutil.rmtree(beside, ignore_errors=True)
     shutil.rmtree(trained, ignore_errors=True)
     model.save_pretrained(beside, save_embedding_layers=False)
     (beside / "README.md").unlink(missing_ok=True)
-    (beside / PROBE).write_bytes(make_probes(model, samples, dtype).to_json())
+    (beside / PROBE).write_bytes(probes.to_json())
     torch.save(optimizer.state_dict(), beside / OPTIMIZER)
     if tracker is not None:
         (beside / TRACKER).write_bytes(tracker.to_json())
@@ -166,6 +174,7 @@ def save_policy(
     sync_directory(beside)
     beside.rename(trained)
     sync_directory(trained.parent)
+    ranks.wait()
 
 
 def check_finite(model: Any) -> None:

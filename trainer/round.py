@@ -21,6 +21,7 @@ import orjson
 import torch
 import transformers
 
+from trainer import ranks
 from trainer.advantages.advantage import tracker_after
 from trainer.advantages.tracker import Tracker, recall
 from trainer.algorithms.plugins import AlgorithmError, asks_of, find
@@ -32,6 +33,7 @@ from trainer.orphan import die_with
 from trainer.policy import (
     TrainingError,
     check_finite,
+    device_for,
     gaps,
     load_policy,
     make_optimizer,
@@ -60,6 +62,8 @@ def main() -> int:
     except (TrainingError, AlgorithmError) as error:
         logger.exception("the round failed")
         result = RoundResult(is_trained=False, reason=str(error))
+    if not ranks.is_first():
+        return 0 if result.is_trained else ranks.status_of_follower(directory.path / RESULT)
     write_atomic(directory.path / RESULT, result.to_json())
     shutil.rmtree(directory.path / CHECKPOINTS, ignore_errors=True)
     return 0
@@ -69,6 +73,7 @@ def train(directory: RunDirectory) -> dict[str, float]:
     """Load, check, train, save; returns the round's metrics."""
     plan, samples = directory.plan(), directory.samples()
     settings = plan.trainer
+    ranks.join(device_for(settings))
     if settings.threads:
         torch.set_num_threads(settings.threads)
     transformers.set_seed(settings.seed)
@@ -199,6 +204,8 @@ class ProgressFile(transformers.TrainerCallback):  # type: ignore[misc]
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         now = time.monotonic()
+        if not state.is_world_process_zero:
+            return
         if now - self._written < PROGRESS_SECONDS and state.global_step < state.max_steps:
             return
         self._written = now

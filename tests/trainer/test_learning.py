@@ -27,10 +27,8 @@ with warnings.catch_warnings():  # TRL warns of each vLLM it was not tested with
 
     from tests.trainer.tiny_model import VOCABULARY, save_base
     from trainer.algorithms.grpo import (
-        EachRowOnce,
         LoggedGRPOTrainer,
         make_grpo_trainer,
-        micro_batch,
     )
     from trainer.algorithms.sft import row_of
     from trainer.policy import (
@@ -198,22 +196,18 @@ def test_a_kl_to_the_base_holds_the_policy_back(
     for kl in (0.0, 20.0):
         model, tokenizer = load_policy(a_plan(base))
         before = mean_logprob(model, samples[1::2])
-        grpo(model, tokenizer, samples, tmp_path / str(kl), kl_to_base=kl).train()
+        grpo(
+            model,
+            tokenizer,
+            samples,
+            tmp_path / str(kl),
+            kl_to_base=kl,
+            learning_rate=3e-3,
+            epochs=8,
+        ).train()
         assert "ref" not in model.peft_config, "the anchor is the base, not a copy of the adapter"
         drifts.append(abs(mean_logprob(model, samples[1::2]) - before))
     assert drifts[1] < 0.5 * drifts[0]
-
-
-def test_every_row_is_seen_once_per_epoch_in_an_order_that_repeats() -> None:
-    sampler = EachRowOnce(10, block=4, repeat=1, seed=3)
-    first = list(sampler)
-    sampler.set_epoch(1)
-    second = list(sampler)
-    assert sorted(first) == sorted(second) == list(range(10))
-    assert first != second
-    sampler.set_epoch(0)
-    assert list(sampler) == first, "a resumed epoch has the same order"
-    assert len(list(EachRowOnce(10, block=4, repeat=2, seed=3))) == 2 * 8
 
 
 def test_a_batch_in_several_passes_trains_the_same_rows_to_the_same_weights(
@@ -224,7 +218,7 @@ def test_a_batch_in_several_passes_trains_the_same_rows_to_the_same_weights(
     probes = {}
     longest = max(len(s.prompt_token_ids) + len(s.token_ids) for s in samples)
     for name, tokens in (("whole", 8192), ("cut", longest)):
-        monkeypatch.setattr("trainer.algorithms.grpo.TOKENS_PER_PASS", tokens)
+        monkeypatch.setattr("trainer.batch.order.TOKENS_PER_PASS", tokens)
         counts = seen.setdefault(name, [])
         original = LoggedGRPOTrainer._generate_and_score_completions
 
@@ -242,13 +236,6 @@ def test_a_batch_in_several_passes_trains_the_same_rows_to_the_same_weights(
     assert sum(seen["cut"]) == sum(seen["whole"])
     for one, other in zip(probes["whole"], probes["cut"], strict=True):
         assert one.logprobs == pytest.approx(other.logprobs, abs=1e-3)
-
-
-def test_a_long_batch_is_cut_into_equal_passes() -> None:
-    assert micro_batch(16, 100) == 16
-    assert micro_batch(16, 4096) == 2
-    assert micro_batch(12, 2500) == 3
-    assert micro_batch(7, 4096) == 1
 
 
 def test_sft_rows_carry_loss_on_the_whole_answer_and_nothing_else() -> None:
@@ -343,7 +330,7 @@ def test_a_round_killed_while_it_saves_leaves_nothing_half_and_trains_again(
         raise Killed
 
     run = a_run(tmp_path / "run", a_plan(base), samples)
-    monkeypatch.setattr("trainer.policy.make_probes", die)  # the weights are written by then
+    monkeypatch.setattr("trainer.policy.torch.save", die)  # the weights are written by then
     with pytest.raises(Killed):
         train(run)
     monkeypatch.undo()

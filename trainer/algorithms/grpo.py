@@ -16,69 +16,32 @@ Losses, accumulation, checkpoints and devices are TRL's. The overridden methods
 are private: trl is pinned to 1.16, and a test holds their signatures.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
-from torch.utils.data import Sampler
 from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.utils import pad
 
+from trainer import ranks
+from trainer.batch.order import RowOrder, checkpoint_steps, shape_for
 from trainer.batch.samples import Sample
 from trainer.policy import TrainingError, constant_schedule, device_for
 from trajectories.settings import TrainerSettings
 
-TOKENS_PER_PASS = 8192  # rows times the longest row, in one forward pass
-CHECKPOINTS = 5  # per round
 SMALLEST_ADVANTAGE = 1e-8
-
-
-class EachRowOnce(Sampler[int]):  # type: ignore[misc]
-    """Every row once per epoch, in an order that depends on seed and epoch only.
-
-    TRL takes a new batch only every `repeat` micro-steps, while the loader moves
-    on at each: so each block of rows is yielded `repeat` times in a row.
-    """
-
-    def __init__(self, rows: int, *, block: int, repeat: int, seed: int) -> None:
-        self._rows = rows
-        self._block = block
-        self._repeat = repeat
-        # A batch that is cut into micro-batches has to be full; one that is not, need not.
-        self._length = rows // block * block if repeat > 1 else rows
-        self._seed = seed
-        self._epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        self._epoch = epoch
-
-    def __len__(self) -> int:
-        return self._length * self._repeat
-
-    def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed(self._seed * 1_000_003 + self._epoch)
-        order: list[int] = torch.randperm(self._rows, generator=generator).tolist()
-        for start in range(0, self._length, self._block):
-            block = order[start : min(start + self._block, self._length)]
-            for _ in range(self._repeat):
-                yield from block
+BLANK = {"prompt_ids": [0], "completion_ids": [0], "logprobs": [0.0], "advantage": 0.0, "loss": 0}
 
 
 class LoggedGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
-    """Trains on rows of {prompt_ids, completion_ids, logprobs, advantage}."""
+    """Trains on rows of {prompt_ids, completion_ids, logprobs, advantage, loss}."""
 
-    kl_to_base = 0.0
+    order: RowOrder
 
-    def _get_train_sampler(self, dataset: Any = None) -> EachRowOnce:
-        rows = len(dataset if dataset is not None else self.train_dataset)
-        return EachRowOnce(
-            rows,
-            block=self.args.generation_batch_size,
-            repeat=self.args.steps_per_generation,
-            seed=self.args.seed,
-        )
+    def _get_train_sampler(self, dataset: Any = None) -> RowOrder:
+        return self.order
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         """Padded rows of the log in the place of what TRL would have generated."""
@@ -88,16 +51,20 @@ class LoggedGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         prompt_mask = self._mask([row["prompt_ids"] for row in inputs], "left")
         answer_mask = self._mask([row["completion_ids"] for row in inputs], "right")
         behaviour = self._padded([row["logprobs"] for row in inputs], 0.0, "right").float()
+        loss_mask = self._padded(
+            [[row["loss"]] * len(row["completion_ids"]) for row in inputs], 0, "right"
+        )
         advantages = torch.tensor([row["advantage"] for row in inputs], device=prompts.device)
         batch = {
             "prompt_ids": prompts,
             "prompt_mask": prompt_mask,
             "completion_ids": answers,
             "completion_mask": answer_mask,
+            "tool_mask": loss_mask,  # TRL's name for tokens without loss
             "advantages": advantages,
             "old_per_token_logps": behaviour,
             "sampling_per_token_logps": behaviour,
-            "num_items_in_batch": self.accelerator.gather(answer_mask.sum()).sum(),
+            "num_items_in_batch": self.accelerator.gather(loss_mask.sum()).sum(),
         }
         if self.beta:
             batch["ref_per_token_logps"] = self._base_logprobs(batch)
@@ -143,6 +110,7 @@ def make_grpo_trainer(
             "completion_ids": sample.token_ids,
             "logprobs": sample.logprobs,
             "advantage": advantage,
+            "loss": 1,
         }
         for sample, advantage in zip(samples, advantages, strict=True)
         if abs(advantage) > SMALLEST_ADVANTAGE
@@ -150,14 +118,22 @@ def make_grpo_trainer(
     if len(rows) < 2:
         raise TrainingError("every advantage is zero: all rewards of the round are alike")
     longest = max(len(row["prompt_ids"]) + len(row["completion_ids"]) for row in rows)
-    batch = min(settings.batch_size, len(rows))
-    micro = micro_batch(batch, longest)
+    shape = shape_for(
+        len(rows), batch_size=settings.batch_size, longest=longest, processes=ranks.count()
+    )
+    order = RowOrder(
+        len(rows),
+        shape,
+        chunk=shape.micro * shape.passes,  # TRL's loader takes a whole step for each process
+        seed=settings.seed,
+        repeat=shape.passes,
+    )
     config = GRPOConfig(
         **shared_arguments(settings, output),
-        per_device_train_batch_size=micro,
-        gradient_accumulation_steps=batch // micro,
-        save_steps=checkpoint_steps(len(rows), batch, settings.epochs),
-        num_generations=batch,  # TRL wants groups; nothing reads them here
+        per_device_train_batch_size=shape.micro,
+        gradient_accumulation_steps=shape.passes,
+        save_steps=checkpoint_steps(len(rows), shape, settings.epochs),
+        num_generations=shape.width,  # TRL wants groups; nothing reads them here
         max_completion_length=settings.max_length,
         loss_type="dapo",
         epsilon=settings.clip_low,
@@ -171,11 +147,12 @@ def make_grpo_trainer(
         model=model,
         reward_funcs=refuse_to_reward,
         args=config,
-        train_dataset=Dataset.from_list(rows),
+        train_dataset=Dataset.from_list([*rows, BLANK]),
         processing_class=tokenizer,
         callbacks=callbacks,
         optimizers=(optimizer, constant_schedule(optimizer)),
     )
+    trainer.order = order
     trainer.beta = settings.kl_to_base
     return trainer
 
@@ -196,6 +173,7 @@ def shared_arguments(settings: TrainerSettings, output: Path) -> dict[str, Any]:
         "max_grad_norm": 1.0,
         "bf16": False,
         "use_cpu": is_cpu,
+        "ddp_find_unused_parameters": False,
         "gradient_checkpointing": not is_cpu,
         "seed": settings.seed,
         "logging_steps": 1,
@@ -205,14 +183,3 @@ def shared_arguments(settings: TrainerSettings, output: Path) -> dict[str, Any]:
         "report_to": [],
         "disable_tqdm": True,
     }
-
-
-def micro_batch(batch: int, longest: int) -> int:
-    """The largest divisor of `batch` whose padded rows fit one forward pass."""
-    fitting = max(1, TOKENS_PER_PASS // longest)
-    return max(size for size in range(1, batch + 1) if batch % size == 0 and size <= fitting)
-
-
-def checkpoint_steps(rows: int, batch: int, epochs: int) -> int:
-    """Steps between two checkpoints."""
-    return max(1, -(-rows // batch) * epochs // CHECKPOINTS)

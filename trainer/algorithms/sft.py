@@ -13,12 +13,24 @@ from typing import Any
 from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
-from trainer.algorithms.grpo import checkpoint_steps, micro_batch, shared_arguments
+from trainer import ranks
+from trainer.algorithms.grpo import shared_arguments
+from trainer.batch.order import RowOrder, checkpoint_steps, shape_for
 from trainer.batch.samples import Sample
 from trainer.policy import TrainingError, constant_schedule
 from trajectories.settings import TrainerSettings
 
 IGNORED = -100  # the label of a token without loss
+BLANK = {"input_ids": [0], "labels": [IGNORED]}
+
+
+class LoggedSFTTrainer(SFTTrainer):  # type: ignore[misc]
+    """Every row once an epoch, in the order of `order`."""
+
+    order: RowOrder
+
+    def _get_train_sampler(self, dataset: Any = None) -> RowOrder:
+        return self.order
 
 
 def row_of(sample: Sample) -> dict[str, list[int]]:
@@ -43,21 +55,27 @@ def make_sft_trainer(
     if not samples:
         raise TrainingError("no trajectory is rewarded above trainer.sft_threshold")
     rows = [row_of(sample) for sample in samples]
-    batch = min(settings.batch_size, len(rows))
-    micro = micro_batch(batch, max(len(row["input_ids"]) for row in rows))
+    shape = shape_for(
+        len(rows),
+        batch_size=settings.batch_size,
+        longest=max(len(row["input_ids"]) for row in rows),
+        processes=ranks.count(),
+    )
     config = SFTConfig(
         **shared_arguments(settings, output),
-        per_device_train_batch_size=micro,
-        gradient_accumulation_steps=batch // micro,
-        save_steps=checkpoint_steps(len(rows), batch, settings.epochs),
+        per_device_train_batch_size=shape.micro,
+        gradient_accumulation_steps=shape.passes,
+        save_steps=checkpoint_steps(len(rows), shape, settings.epochs),
         max_length=None,
         packing=False,
     )
-    return SFTTrainer(
+    trainer = LoggedSFTTrainer(
         model=model,
         args=config,
-        train_dataset=Dataset.from_list(rows),
+        train_dataset=Dataset.from_list([*rows, BLANK]),
         processing_class=tokenizer,
         callbacks=callbacks,
         optimizers=(optimizer, constant_schedule(optimizer)),
     )
+    trainer.order = RowOrder(len(rows), shape, chunk=shape.micro, seed=settings.seed)
+    return trainer
