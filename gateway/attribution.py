@@ -17,7 +17,7 @@ from trajectories.ids import derived_id
 
 ID_PATTERN = re.compile(r"[A-Za-z0-9._:~-]{1,128}")
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
-_TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}")
 
 BODY_ID_FIELDS = ("session_id", "task_id", "agent_id")
 _SESSION_FIELDS = frozenset({"session_id", "conversation", "client_metadata", "prompt_cache_key"})
@@ -59,6 +59,7 @@ class Attribution:
     agent: str | None = None
     session_source: str = "new"
     alternates: tuple[str, ...] = ()
+    span: str | None = None  # the client's own, in a trace
 
 
 _NOTHING = Attribution()
@@ -124,6 +125,7 @@ def attribute(
         agent=agent,
         session_source=session_source if session is not None else task_source,
         alternates=alternates,
+        span=_span_id(headers),
     )
 
 
@@ -218,3 +220,10 @@ def _baggage_session(baggage: str) -> str | None:
 def _trace_id(traceparent: str) -> str | None:
     match = _TRACEPARENT.fullmatch(traceparent.strip())
     return match.group(1) if match and set(match.group(1)) != {"0"} else None
+
+
+def _span_id(headers: Mapping[bytes, bytes]) -> str | None:
+    if b"traceparent" not in headers:
+        return None
+    match = _TRACEPARENT.fullmatch(headers[b"traceparent"].decode("latin-1").strip())
+    return match.group(2) if match and set(match.group(2)) != {"0"} else None

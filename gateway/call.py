@@ -110,6 +110,8 @@ def record_of(
             record["session_id" if name == "session" else name] = value
     if found.alternates:
         record["alternates"] = found.alternates
+    if found.span is not None:
+        record["span_id"] = found.span
     return record
 
 

@@ -90,6 +90,7 @@ class Transition(Record):
     alternates: tuple[str, ...] = ()  # sessions named besides, as `source:id`
     task: str | None = None
     agent: str | None = None
+    span_id: str | None = None  # the client's span in its trace, 16 hex digits
     key: str | None = None  # id of the API key it came with
     gateway: str
     dialect: str = "chat"  # what the client spoke; `request` and `choices` are chat all the same

@@ -6,6 +6,7 @@ store's index leads from them to transitions; votes wait under a digest of them.
 """
 
 import hashlib
+import re
 from collections.abc import Iterator
 
 from trajectories.agents import text_of
@@ -16,11 +17,15 @@ TRANSITION = "transition"
 REQUEST = "request"
 TOOL_CALL = "tool_call"
 TEXT = "text"
-SPAN = "span"  # of a vote only: one of the first two
+SPAN = "span"  # of a vote only: one of the first two, or the next
+TRACE_SPAN = "trace_span"  # the client's span that a call was made in
 TRAJECTORY = "trajectory"
 
-SHARED = frozenset({TOOL_CALL, TEXT})  # kinds of which several transitions may have the same
+SHARED = frozenset(
+    {TOOL_CALL, TEXT, TRACE_SPAN}
+)  # kinds of which several transitions may have the same
 # The request id that a client was told is the transition's own.
+_TRACE_SPAN = re.compile(r"[0-9a-f]{16}")
 _ALIASES = {SPAN: (RESPONSE, TRANSITION), REQUEST: (TRANSITION, REQUEST)}
 
 
@@ -41,6 +46,8 @@ def plain_name(kind: str, value: str) -> str:
 
 def indexed_names(transition: Transition) -> Iterator[tuple[str, str]]:
     """The names of a transition that nothing else in the store leads from."""
+    if transition.span_id:
+        yield TRACE_SPAN, transition.span_id
     if transition.request_id and transition.request_id != transition.id:
         yield REQUEST, transition.request_id
     for choice in transition.choices:
@@ -67,5 +74,7 @@ def names_of_vote(vote: Feedback) -> list[tuple[str, str]]:
         return [(RESPONSE, vote.response_id)]
     if vote.named is not None:
         kind, _, value = vote.named.partition(":")
+        if kind == SPAN and _TRACE_SPAN.fullmatch(value):
+            return [(TRACE_SPAN, value)]  # no id of ours, and of no engine that we know, looks so
         return [(alias, value) for alias in _ALIASES.get(kind, (kind,))]
     return [(TRAJECTORY, vote.target)]

@@ -282,7 +282,9 @@ def test_of_two_wishes_for_a_round_at_the_same_time_one_stands(running: Running)
 
 
 def test_what_an_app_can_see_of_an_answer_names_it(running: Running) -> None:
-    response = running.chat(session_id="s1")
+    span = "00f067aa0ba902b7"
+    parent = {"traceparent": f"00-4bf92f3577b34da6a3ce929d0e0e4736-{span}-01"}
+    response = running.chat(session_id="s1", headers=parent)
     answer = response.json()
     deliver(running)
     said = answer["choices"][0]["message"]["content"]
@@ -290,6 +292,7 @@ def test_what_an_app_can_see_of_an_answer_names_it(running: Running) -> None:
         {"request_id": response.headers["x-request-id"]},
         {"span_id": response.headers["x-request-id"]},
         {"span_id": answer["id"]},
+        {"span_id": span},
         {"output_text": f"  {said}\n"},
         {"session_id": "s1", "step": 0},
         {"session_id": "s1", "step": -1},
@@ -307,7 +310,7 @@ def test_what_an_app_can_see_of_an_answer_names_it(running: Running) -> None:
     assert ref is not None
     scorable = running.services.store.scorable(ref)
     assert scorable is not None
-    assert len(scorable.feedback) == 7
+    assert len(scorable.feedback) == 8
     # All say the same of the same answer: one vote stands.
     assert len(standing_votes(scorable.trajectory.transitions, scorable.feedback)) == 1
 

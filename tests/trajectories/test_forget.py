@@ -203,13 +203,14 @@ def test_a_user_is_forgotten_wherever_the_id_stands(
 
 
 @pytest.mark.parametrize(
-    "named", ["response", "span", "span of id", "request", "tool_call", "text", "within"]
+    "named",
+    ["response", "span", "span of id", "trace span", "request", "tool_call", "text", "within"],
 )
 @pytest.mark.parametrize("is_archived", [False, True])
 def test_a_late_vote_by_any_name_does_not_come_back(
     redis: Any, forgetting: Forgetting, place: Place, named: str, is_archived: bool
 ) -> None:
-    step = call("s1").model_copy(update={"request_id": "asked-1"})
+    step = call("s1").model_copy(update={"request_id": "asked-1", "span_id": "00f067aa0ba902b7"})
     tools = [{"id": "call_1", "type": "function", "function": {"name": "f", "arguments": "{}"}}]
     said = {"role": "assistant", "content": f"I heard {CANARY}", "tool_calls": tools}
     answer = step.choices[0].model_copy(update={"message": said})
@@ -222,6 +223,7 @@ def test_a_late_vote_by_any_name_does_not_come_back(
         "response": {"response_id": step.response_id},
         "span": {"named": f"span:{step.response_id}"},
         "span of id": {"named": f"span:{step.id}"},
+        "trace span": {"named": "span:00f067aa0ba902b7"},
         "request": {"named": "request:asked-1"},
         "tool_call": {"named": "tool_call:call_1"},
         "text": {"named": f"text:{text_digest(said['content'])}"},  # type: ignore[arg-type]

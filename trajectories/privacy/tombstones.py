@@ -13,7 +13,7 @@ from redis import Redis
 
 from trajectories import keys
 from trajectories.model import Feedback, Retraction, Trajectory, Transition
-from trajectories.names import plain_name
+from trajectories.names import names_of_vote, plain_name
 from trajectories.privacy.users import users_of
 
 Recorded = Transition | Feedback | Retraction
@@ -78,8 +78,7 @@ def names_of(record: Recorded) -> Iterable[str]:
         targets = (record.trajectory_id, record.within, record.response_id, record.transition_id)
         yield from (target for target in targets if target)
         if record.named is not None:
-            kind, _, value = record.named.partition(":")
-            yield plain_name(kind, value)
+            yield from (plain_name(kind, value) for kind, value in names_of_vote(record))
 
 
 def user_name(user: str) -> str:

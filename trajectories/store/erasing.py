@@ -188,7 +188,7 @@ def _is_about(item: Item, names: Collection[str]) -> bool:
         return False
     targets = [vote.response_id, vote.trajectory_id, vote.within]
     if vote.named is not None:
-        kind, _, value = vote.named.partition(":")
-        if kind not in SHARED or item.ref is None:  # else it is another one's of that name
-            targets.append(plain_name(kind, value))
+        for kind, value in names_of_vote(vote):
+            if kind not in SHARED or item.ref is None:  # else it is another one's of that name
+                targets.append(plain_name(kind, value))
     return any(target in names for target in targets)

@@ -47,6 +47,7 @@ LIVES: Mapping[str, Life] = {
     "alias": Life.WEEK,  # another id of a trajectory -> `trajectory`
     "request": Life.DAY,  # the x-request-id we returned -> `trajectory transition`
     "tool_call": Life.DAY,  # a tool call's id -> `trajectory transition`
+    "trace_span": Life.DAY,  # the span that a call was made in -> `trajectory transition`
     "text": Life.DAY,  # an answer's normalised text -> `trajectory transition`
 }
 
