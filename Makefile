@@ -7,9 +7,10 @@ STAMP := $(VENV)/.installed
 COMPILED := $(VENV)/compiled
 CLIENTS := .venv-clients
 SEED ?= 1
+WORLD ?= calculator
 
 .DEFAULT_GOAL := check
-.PHONY: check install test test-fast compiled test-compiled test-providers test-clients lint fmt types layers demo benchmark-gateway up down clean
+.PHONY: check install test test-fast compiled test-compiled test-providers test-clients lint fmt types layers demo example benchmark-gateway up down clean
 
 check: lint types layers test ## all of it
 
@@ -44,7 +45,7 @@ test-compiled: $(COMPILED)/.made ## the gateway's tests, against what was compil
 
 test-clients: $(STAMP) ## real clients, unmodified: installs them (no torch), then runs them
 	$(BIN)/python tools/client_environments.py $(CLIENTS)
-	$(BIN)/python -m pytest tests/clients tests/gateway/test_quirks.py
+	$(BIN)/python -m pytest tests/clients tests/examples/test_agents.py tests/gateway/test_quirks.py
 
 # litellm asks for older packages than constraints.txt holds: an environment of its own.
 test-providers: ## the tests of foreign providers, with litellm
@@ -71,6 +72,10 @@ layers: $(STAMP)
 demo: $(STAMP) ## watch a model get better from its own traffic: SEED=2 varies it
 	$(BIN)/ratchet demo --seed $(SEED)
 
+example: $(STAMP) ## an agent of a real framework that learns: WORLD=calculator SEED=1, docs/examples.md
+	$(BIN)/python tools/client_environments.py $(CLIENTS) openai3
+	$(BIN)/python -m examples.run $(WORLD) --seeds $(SEED) --out example-results
+
 benchmark-gateway: $(STAMP) ## gateways side by side; installs the others on first use, writes docs/benchmarks.md
 	$(BIN)/python benchmarks/gateway.py
 
@@ -78,4 +83,4 @@ up: $(STAMP)
 	$(BIN)/ratchet up
 
 clean:
-	rm -rf $(VENV) $(CLIENTS) ratchet-data ratchet-demo demo-results.json .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(CLIENTS) ratchet-data ratchet-demo demo-results.json example-results .mypy_cache .pytest_cache .ruff_cache

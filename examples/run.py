@@ -19,6 +19,7 @@ from pathlib import Path
 
 from examples.arena.results import MEASUREMENTS, path_of, read_all, table
 from examples.arena.world import World, find_world, world_names
+from trajectories.errors import RatchetError
 
 IMAGES = Path(__file__).resolve().parents[1] / "docs" / "images"
 
@@ -48,8 +49,12 @@ def main() -> int:
         parser.error("which world? " + ", ".join(world_names()))
     world = find_world(arguments.world)
     if not arguments.picture:
-        for seed in arguments.seeds:
-            run_seed(world, seed, arguments)
+        try:
+            for seed in arguments.seeds:
+                run_seed(world, seed, arguments)
+        except RatchetError as error:
+            print(error, file=sys.stderr)
+            return 1
     return draw(world, arguments.out)
 
 

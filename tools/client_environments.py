@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
 """Install the real clients that tests/clients runs, each set in an environment of its own.
 
-    python tools/client_environments.py DIRECTORY
+    python tools/client_environments.py DIRECTORY [NAME ...]
 
 Makes DIRECTORY/NAME from tests/clients/requirements-NAME.txt (several, because
 the clients disagree on their openai package) and DIRECTORY/node from
 tests/clients/package-lock.json. What is up to date is left alone. Without npm
-the node client is left out, and its tests skip themselves.
+the node client is left out, and its tests skip themselves. With names, only those are made.
 """
 
 import hashlib
@@ -61,18 +61,22 @@ def _digest(path: Path) -> str:
 
 
 def main() -> None:
-    if len(sys.argv) != 2:
+    if len(sys.argv) < 2:
         sys.exit(__doc__)
-    directory = Path(sys.argv[1]).absolute()
+    directory, wanted = Path(sys.argv[1]).absolute(), sys.argv[2:]
+    known = {path.stem.removeprefix("requirements-"): path for path in CLIENTS.glob("*.txt")}
+    if unknown := set(wanted) - {*known, "node"}:
+        sys.exit(f"no such environment: {', '.join(sorted(unknown))}; there are {', '.join(known)}")
     directory.mkdir(parents=True, exist_ok=True)
     (directory / ".gitignore").write_text("*\n")
-    for requirements in sorted(CLIENTS.glob("requirements-*.txt")):
-        name = requirements.stem.removeprefix("requirements-")
+    for name, requirements in sorted(known.items()):
+        if wanted and name not in wanted:
+            continue
         if not is_current(directory / name, requirements):
             make_python(name, requirements, directory)
             (directory / name / STAMP).write_text(_digest(requirements))
     lock = CLIENTS / "package-lock.json"
-    if not is_current(directory / "node", lock):
+    if (not wanted or "node" in wanted) and not is_current(directory / "node", lock):
         make_node(lock, directory)
         if (directory / "node").is_dir():
             (directory / "node" / STAMP).write_text(_digest(lock))

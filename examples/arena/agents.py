@@ -8,7 +8,7 @@ import os
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Self
+from typing import IO, Protocol, Self
 
 from ratchet.processes import die_with_parent
 from trajectories.errors import SettingsError
@@ -29,12 +29,20 @@ class Reply:
     is_transport: bool = False  # a request failed: nobody got anything to judge
 
 
+class Agent(Protocol):
+    """Whatever answers questions."""
+
+    async def ask(self, question: str, *, base_url: str, model: str) -> Reply:
+        """One session, from the question to the last words."""
+
+
 def python_of(environment: str) -> Path:
     """The interpreter of a framework's environment; raises SettingsError where it is not made."""
     python = ENVIRONMENTS / environment / "bin" / "python"
     if not python.exists():
         raise SettingsError(
-            f"no {python}: make it with `python tools/client_environments.py .venv-clients`"
+            f"no {python}: make it with"
+            f" `python tools/client_environments.py .venv-clients {environment}`"
         )
     return python
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 import httpx2
 
-from examples.arena.agents import AgentProcess, Reply
+from examples.arena.agents import Agent, Reply
 from examples.arena.results import Point
 from examples.arena.world import Question, World
 from ratchet.demo.questions import Split
@@ -43,7 +43,7 @@ class Counts:
 class Traffic:
     """A world's users before a gateway, whose root is `url`."""
 
-    def __init__(self, world: World, agent: AgentProcess, url: str, seed: int) -> None:
+    def __init__(self, world: World, agent: Agent, url: str, seed: int) -> None:
         self.counts = Counts()
         self.curve: list[Point] = []
         self._world = world
@@ -102,9 +102,7 @@ def judge(world: World, question: Question, reply: Reply) -> bool:
     return reply.text is not None and world.is_right(question, reply.text)
 
 
-async def measure(
-    world: World, agent: AgentProcess, url: str, model: str, count: int, seed: int
-) -> float:
+async def measure(world: World, agent: Agent, url: str, model: str, count: int, seed: int) -> float:
     """Share of the same held-out questions answered rightly by one model of the engine at `url`."""
     asked = itertools.islice(world.questions(Split.HELD_OUT, seed), count)
     verdicts: list[bool] = []
