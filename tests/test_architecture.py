@@ -16,6 +16,7 @@ TORCH_FILES = {
     "trainer/algorithms/grpo.py",
     "trainer/algorithms/sft.py",
     "trainer/round.py",
+    "trainer/reporting.py",
     "trainer/launch/__main__.py",
     "ratchet/demo/model.py",
 }
@@ -75,6 +76,7 @@ def test_settings_are_read_at_the_edge_only() -> None:
         "ratchet/processes.py",
         "workers/verdicts/custom.py",  # reads nothing: it hands on what is not ours
         "gateway/upstreams/provider.py",  # reads nothing: it sets variables of litellm's own
+        "trainer/reporting.py",  # reads nothing: it tells TRL's reporting where to write
         "trainer/ranks.py",  # reads nothing of ours: how accelerate launched this process
     }
     for path in FILES:

@@ -33,10 +33,16 @@ def test_every_redis_key_is_documented() -> None:
 
 
 def test_every_metric_is_documented() -> None:
-    source = (ROOT / "gateway" / "metrics.py").read_text()
     page = (ROOT / "docs" / "architecture.md").read_text()
-    names = set(re.findall(r'"(ratchet_[a-z_]+)"', source))
-    assert names
+    names: set[str] = set()
+    for process in ("gateway", "trainer"):
+        source = (ROOT / process / "metrics.py").read_text()
+        found = set(re.findall(r'"(ratchet_[a-z_]+)"', source))
+        assert found
+        names |= found
+    from trainer.metrics import LAST
+
+    names |= {f"ratchet_trainer_last_{name}" for name in LAST}
     assert not {name for name in names if name not in page}
 
 

@@ -8,6 +8,10 @@ import argparse
 import logging
 import os
 import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from trajectories.settings import Settings
 
 
 def main() -> int:
@@ -52,6 +56,7 @@ def main() -> int:
         base = find_base(settings)
         command_for(settings.trainer)  # a launch that cannot be is said now, not after an hour
         training = Training(environment=training_environment(settings.trainer.launch))
+        watch(settings)
         with Loop(settings, redis=connect(settings.redis), base=base, training=training) as loop:
             if arguments.once:
                 return run_once(loop, stop, force=arguments.force, agent=arguments.agent)
@@ -66,6 +71,25 @@ def main() -> int:
         logger.critical("Redis cannot be reached: %s", error)
         return 1
     return 0
+
+
+def watch(settings: "Settings") -> None:
+    """Serve /metrics, where a port is set. Raises SettingsError when it cannot be had."""
+    from trainer.metrics import Rounds, Versions, serve_metrics
+    from trajectories.connection import connect
+    from trajectories.errors import SettingsError
+    from trajectories.registry import Registry
+
+    host, port = settings.trainer.metrics_host, settings.trainer.metrics_port
+    if not port:
+        return
+    registry = Registry(connect(settings.redis), settings.policy, settings.upstream.base_model)
+    try:
+        serve_metrics(host, port, [Rounds(settings.runs_dir), Versions([registry])])
+    except OSError as error:
+        raise SettingsError(
+            f"trainer.metrics_port: {host}:{port} cannot be had: {error}"
+        ) from error
 
 
 def training_environment(launch: str | None) -> dict[str, str]:

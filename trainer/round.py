@@ -39,6 +39,7 @@ from trainer.policy import (
     make_optimizer,
     save_policy,
 )
+from trainer.reporting import report
 from trainer.runs import PROGRESS, RESULT, Plan, RoundResult, RunDirectory
 
 GAP_ROWS = 64
@@ -94,6 +95,7 @@ def train(directory: RunDirectory) -> dict[str, float]:
         ),
         plan.algorithm,
     )
+    report(trainer, plan, directory.path)
     trainer.train(resume_from_checkpoint=last_checkpoint(directory.path / CHECKPOINTS))
     check_finite(model)
     drift = gaps(model, fresh)
@@ -111,6 +113,7 @@ def train(directory: RunDirectory) -> dict[str, float]:
             "behaviour_gap": gap,
             "drift": sum(drift) / len(drift) if drift else 0.0,
             "reward_mean": mean_reward(samples),
+            "staleness": mean_staleness(samples, plan.parent),
             "steps": float(trainer.state.global_step),
             "samples": float(len(samples)),
             "trajectories": float(len({sample.trajectory for sample in samples})),
@@ -187,6 +190,11 @@ def summary(history: Sequence[dict[str, Any]]) -> dict[str, float]:
         if values:
             found[name] = sum(values) / len(values)
     return found
+
+
+def mean_staleness(samples: Sequence[Sample], current: int) -> float:
+    """Versions between a sample and the current one, on average."""
+    return sum(current - sample.version for sample in samples) / len(samples)
 
 
 def mean_reward(samples: Sequence[Sample]) -> float:

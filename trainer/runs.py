@@ -46,6 +46,14 @@ class Phase(StrEnum):
     FAILED = "failed"  # no adapter came out
 
 
+# What is done between one phase and the next; its time goes into the run's metrics.
+ACTIVITIES = {
+    Phase.TRAINED: "train",
+    Phase.PUBLISHED: "publish",
+    Phase.LOADED: "load",
+    Phase.PROBED: "probe",
+    Phase.PROMOTED: "promote",
+}
 FINISHED = frozenset({Phase.PROMOTED, Phase.REJECTED, Phase.FAILED})
 
 
@@ -58,6 +66,7 @@ class Run(Record):
     phase: Phase
     started_at: float
     updated_at: float
+    phase_at: float = 0.0  # when its phase was reached; 0: with started_at
     parent: int  # the version the training starts from
     trajectories: int = 0
     samples: int = 0
@@ -114,8 +123,19 @@ class RunDirectory:
         return Run.from_json((self.path / RUN).read_bytes())
 
     def write(self, run: Run, **changes: Any) -> Run:
-        """Store `run` with `changes`; once this returns, a kill cannot undo it."""
-        changed = run.model_copy(update={**changes, "updated_at": time.time()})
+        """Store `run` with `changes`; once this returns, a kill cannot undo it.
+
+        Of a new phase it notes the wall time since the one before, as a metric
+        `{activity}_phase_seconds`: what a kill cost is in it.
+        """
+        now = time.time()
+        changed = run.model_copy(update={**changes, "updated_at": now})
+        if changed.phase is not run.phase:
+            metrics = dict(changed.metrics)
+            if changed.phase in ACTIVITIES:
+                name = f"{ACTIVITIES[changed.phase]}_phase_seconds"
+                metrics[name] = now - (run.phase_at or run.started_at)
+            changed = changed.model_copy(update={"phase_at": now, "metrics": metrics})
         write_atomic(self.path / RUN, changed.to_json())
         return changed
 

@@ -115,6 +115,9 @@ def test_grafana_finds_prometheus_and_prometheus_the_gateway() -> None:
     ((target,),) = [c["targets"] for c in scraped["scrape_configs"][0]["static_configs"]]
     host, port = target.split(":")
     assert SERVICES[host]["environment"]["RATCHET_GATEWAY_PORT"] == port
+    ((target,),) = [c["targets"] for c in scraped["scrape_configs"][1]["static_configs"]]
+    host, port = target.split(":")
+    assert SERVICES[host]["environment"]["RATCHET_TRAINER_METRICS_PORT"] == port
     boards = yaml.safe_load((provisioning / "dashboards" / "ratchet.yml").read_text())
     path = boards["providers"][0]["options"]["path"]
     mounts = {mount["target"]: mount for mount in SERVICES["grafana"]["volumes"]}

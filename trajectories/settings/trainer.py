@@ -125,6 +125,13 @@ class TrainerSettings(Section):
     launch_arguments: tuple[str, ...] = Field(
         (), description="More arguments of `accelerate launch`, one an item"
     )
+    report_to: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = Field(
+        (), description="Who is told of each step, by TRL's own reporting: docs/scale.md"
+    )
+    metrics_host: str = Field("127.0.0.1", description="Address of the trainer's /metrics")
+    metrics_port: int = Field(
+        0, ge=0, le=65535, description="Port of the trainer's /metrics, for Prometheus; 0: none"
+    )
     seed: int = Field(0, ge=0, description="Of the order of rows and of fresh LoRA matrices")
     probe_tolerance: float = Field(
         0.0,
