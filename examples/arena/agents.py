@@ -51,7 +51,8 @@ class AgentProcess:
     """A running agent; use as an async context manager."""
 
     def __init__(self, python: Path, script: Path, log: Path) -> None:
-        self._command = [str(python), "-W", "ignore", str(WORKER), str(script)]
+        # -P: what lies beside the worker must not hide a framework's package of the same name.
+        self._command = [str(python), "-P", "-W", "ignore", str(WORKER), str(script)]
         self._log_path = log
         self._log: IO[bytes] | None = None
         self._process: asyncio.subprocess.Process | None = None

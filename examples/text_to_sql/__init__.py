@@ -1,0 +1,1 @@
+"""Text-to-SQL with LangGraph: write a query, run and check it, rewrite it."""
