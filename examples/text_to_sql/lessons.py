@@ -2,7 +2,7 @@
 
 Pure. About a fifth of the queries shown are right, and one mistake, the wrong aggregate, is
 commoner than the truth: so sharpening does not help. The checker says OK to nearly everything,
-right or wrong, and a rewrite is no better than a first try.
+right or wrong, and a rewrite is the same query again or no better than a first try.
 """
 
 from __future__ import annotations
@@ -53,7 +53,8 @@ MIX: Mapping[Mode, float] = {
 }
 TURNS: Mapping[Turn, float] = {Turn.WRITE: 0.6, Turn.CHECK: 0.15, Turn.REWRITE: 0.25}
 CONFUSIONS: Mapping[str, str] = {"AVG": "SUM", "SUM": "AVG", "MAX": "MIN", "MIN": "MAX"}
-SAYS_OK = 0.8  # a checker that hardly looks
+SAYS_OK = 0.85  # a checker that hardly looks
+REPEATS = 0.4  # share of rewrites that are the same query again
 FINE, COMPLAINT = "OK", "The query is wrong."
 
 
@@ -103,7 +104,7 @@ def teach(asked: Asked, rng: random.Random, database: sqlite3.Connection) -> Les
             words = prompts.check_words(asked.text, query, result)
             return _lesson(prompts.CHECK, words, said)
     words = prompts.rewrite_words(asked.text, query, fault)
-    return _lesson(prompts.REWRITE, words, draw_query())
+    return _lesson(prompts.REWRITE, words, query if rng.random() < REPEATS else draw_query())
 
 
 def _lesson(system: str, words: str, said: str) -> Lesson:
