@@ -50,6 +50,7 @@ KEYS: tuple[Key, ...] = (
     Key("archiving", "zset", "trimmed", "scored and not yet archived, by when they were scored"),
     Key("archiver:lease", "string", "lease", "which archiver may run"),
     Key("erasing:lease", "string", "lease", "who may write segments anew to erase from them"),
+    Key("sealing", "set", "trimmed", "archived and not yet looked for among the forgotten"),
     Key("archiver:fence", "string", "permanent", "counts writers of the archive"),
     Key("windows", "zset", "trimmed", "closed ones whose labels are waited for, by until when"),
     Key("tally:{tenant}", "hash", "permanent", "totals of scored trajectories; 450 names at most"),
@@ -91,6 +92,7 @@ GATEWAYS = "traffic:gateways"
 OPEN = "open"
 SCORING = "scoring"
 ARCHIVING = "archiving"
+SEALING = "sealing"
 ARCHIVER_LEASE = "archiver:lease"
 ERASING_LEASE = "erasing:lease"
 ARCHIVER_FENCE = "archiver:fence"

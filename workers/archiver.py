@@ -80,7 +80,6 @@ class Archiver:
         self._taken: dict[TrajectoryRef, float] = {}
         self._editions: dict[tuple[TrajectoryRef, int], int] = {}  # in the archive -> in Redis
         self._joined: set[TrajectoryRef] = set()
-        self._sealed: list[TrajectoryRef] = []  # and not yet looked for among the forgotten
         self._cursor = float("-inf")  # when the last one that was taken was scored
         self._began_at = 0.0
 
@@ -122,7 +121,7 @@ class Archiver:
             hook=self._hook,
             guard=self._lease.check,
         )
-        self._erase_forgotten()  # where Redis went away before that was done
+        self._erase_forgotten()  # where somebody was killed, or Redis went, before that was done
         while not stop.is_set():
             if not self.step():
                 stop.wait(self._pace.idle)
@@ -143,9 +142,9 @@ class Archiver:
     def seal(self) -> None:
         """Make segments of what was taken, and note whose editions lie in the archive now."""
         writer = self._own_writer()
+        self._store.note_sealing({ref for ref, _ in self._editions})
         try:
             for refs in writer.seal():
-                self._sealed += [ref for ref, _ in refs]
                 for ref, edition in refs:
                     known = self._editions[ref, edition]
                     self._store.note_archived(ref, known, edition, is_joined=ref in self._joined)
@@ -155,11 +154,15 @@ class Archiver:
         self._start_over(writer)
 
     def _erase_forgotten(self) -> None:
-        """Erase what somebody asked to forget while we had it in hand (`privacy/forget.py`)."""
+        """Erase what somebody asked to forget while we had it in hand (`privacy/forget.py`).
+
+        Or while the archiver before us had it, which was killed before it looked.
+        """
+        sealing = self._store.sealing()
         self._archive.refresh()
-        if self._sealed and erase_forgotten(self._place, self._redis, self._archive, self._sealed):
+        if sealing and erase_forgotten(self._place, self._redis, self._archive, sealing):
             self._archive.refresh()
-        self._sealed = []
+        self._store.end_sealing(sealing)
 
     def _take(self) -> int:
         """Read trajectories that are due into drafts."""

@@ -416,6 +416,35 @@ def test_what_is_forgotten_while_the_archiver_loses_redis_goes_once_it_is_back(
     assert Archive(place).read(ref_of(step)) is None
 
 
+def test_what_is_forgotten_while_an_archiver_is_killed_goes_with_the_next_one(
+    redis: Any, forgetting: Forgetting, place: Place
+) -> None:
+    step = call("s1")
+    rewarded(redis, step)
+
+    class Killed(BaseException):
+        pass
+
+    def hook(at: str) -> None:
+        if at == "named":  # the manifest is there, and nothing was looked at
+            raise Killed
+
+    archiver: Any = Archiver(redis, place, EAGER, SCORER)
+    archiver._lease.acquire()
+    archiver._start_over(Writer.with_new_fence(place, redis, hook=hook))
+    assert archiver._take() == 1
+    forgetting.forget(Wanted("default", frozenset({ref_of(step)})), settle_seconds=0)
+    archiver._erase_forgotten = lambda: None  # a kill runs no `finally`
+    with pytest.raises(Killed):
+        archiver.seal()
+    assert Archive(place).read(ref_of(step)) is not None
+    stop = Event()
+    stop.set()
+    Archiver(redis, place, EAGER, SCORER)._work(stop)
+    assert Archive(place).read(ref_of(step)) is None
+    assert Store(redis).sealing() == []
+
+
 class Meanwhile(Place):
     """A place where something else begins once a new segment is there, before the old one goes."""
 

@@ -5,7 +5,7 @@ Each scoring of a closed trajectory raises its `edition` and puts it into
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from redis import WatchError
 
@@ -92,6 +92,22 @@ class Archiving(Scoring):
         pipe.zrem(keys.ARCHIVING, str(ref))
         pipe.hincrby(keys.COUNTS, "archive_missed", 1)
         pipe.execute()
+
+    def note_sealing(self, refs: Iterable[TrajectoryRef]) -> None:
+        """From now on these may be in the archive, and are looked for until `end_sealing`."""
+        members = [str(ref) for ref in refs]
+        if members:
+            self._redis.sadd(keys.SEALING, *members)
+
+    def sealing(self) -> list[TrajectoryRef]:
+        """What was sealed, or was about to be, and not yet looked for among the forgotten."""
+        return [TrajectoryRef.parse(member) for member in self._redis.smembers(keys.SEALING)]
+
+    def end_sealing(self, refs: Iterable[TrajectoryRef]) -> None:
+        """These were looked at."""
+        members = [str(ref) for ref in refs]
+        if members:
+            self._redis.srem(keys.SEALING, *members)
 
     def count_archiving(self) -> int:
         """How many trajectories wait for the archive."""
