@@ -10,7 +10,7 @@ from statistics import mean
 MEASUREMENTS = Path(__file__).resolve().parents[2] / "docs" / "measurements" / "examples"
 COLUMNS = (
     "example", "agent in", "variant", "seeds", "sessions", "thumbs", "held out before", "after",
-    "gain, lowest to highest", "failed sessions", "minutes a seed",
+    "gain, lowest to highest", "failed sessions", "minutes a run",
 )  # fmt: skip
 
 
@@ -52,7 +52,7 @@ class Result:
     transitions: int = 0
     lacking: str = ""  # why a round could not be trained, where one could not
     overrides: list[str] = field(default_factory=list)
-    seconds: float = 0.0  # without the model's upbringing
+    seconds: float = 0.0  # of everything but the model's upbringing
     upbringing_seconds: float = 0.0
 
     @property
@@ -112,7 +112,7 @@ def table(results: list[Result]) -> str:
             f"{mean(r.after for r in own):.3f}",
             f"{mean(gains):+.0f} points ({min(gains):+.0f} to {max(gains):+.0f})",
             str(sum(r.failed_sessions for r in own)),
-            f"{mean(r.seconds + r.upbringing_seconds for r in own) / 60:.1f}",
+            f"{mean(r.seconds for r in own) / 60:.1f}",
         )
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
