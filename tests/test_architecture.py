@@ -17,6 +17,7 @@ TORCH_FILES = {
     "trainer/algorithms/sft.py",
     "trainer/round.py",
     "trainer/reporting.py",
+    "trainer/sharding.py",
     "trainer/launch/__main__.py",
     "ratchet/demo/model.py",
 }

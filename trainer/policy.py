@@ -21,6 +21,7 @@ from trainer.batch.samples import Sample
 from trainer.delivery.gate import CONFIG
 from trainer.durable import sync_directory, sync_file
 from trainer.runs import OPTIMIZER, Plan
+from trainer.sharding import trained_weights, whole
 from trajectories.errors import RatchetError
 from trajectories.resources import PROBE, Probe, ProbeSet
 from trajectories.settings import TrainerSettings
@@ -48,7 +49,8 @@ def load_policy(plan: Plan) -> tuple[Any, Any]:
         raise TrainingError("trainer.target_modules names lm_head, which vLLM cannot serve")
     dtype = getattr(torch, settings.dtype)
     base = AutoModelForCausalLM.from_pretrained(plan.base_path, dtype=dtype)
-    base.to(device_for(settings))
+    if not ranks.is_sharded():  # else each process gets its share, once all have come together
+        base.to(device_for(settings))
     tokenizer = AutoTokenizer.from_pretrained(plan.base_path, padding_side="left")
     if plan.parent_path is None:
         return get_peft_model(base, fresh_config(settings)), tokenizer
@@ -86,7 +88,7 @@ def make_optimizer(model: Any, settings: TrainerSettings, state_path: str | None
     optimizer = torch.optim.AdamW(
         parameters, lr=settings.learning_rate, betas=BETAS, weight_decay=0.0
     )
-    if state_path is not None:
+    if state_path is not None and not ranks.is_sharded():
         state = torch.load(state_path, map_location="cpu", weights_only=True)
         optimizer.load_state_dict(state)
         for group in optimizer.param_groups:
@@ -156,17 +158,18 @@ def save_policy(
 
     Every process of a round calls it: the first one writes, and all go on after that.
     """
-    probes = make_probes(model, samples, dtype)
+    probes, weights = make_probes(model, samples, dtype), trained_weights(model)
     if not ranks.is_first():
         ranks.wait()
         return
     beside = trained.with_name(".trained.new")
     shutil.rmtree(beside, ignore_errors=True)
     shutil.rmtree(trained, ignore_errors=True)
-    model.save_pretrained(beside, save_embedding_layers=False)
+    model.save_pretrained(beside, state_dict=weights, save_embedding_layers=False)
     (beside / "README.md").unlink(missing_ok=True)
     (beside / PROBE).write_bytes(probes.to_json())
-    torch.save(optimizer.state_dict(), beside / OPTIMIZER)
+    if not ranks.is_sharded():
+        torch.save(optimizer.state_dict(), beside / OPTIMIZER)
     if tracker is not None:
         (beside / TRACKER).write_bytes(tracker.to_json())
     for path in beside.iterdir():
@@ -180,5 +183,5 @@ def save_policy(
 def check_finite(model: Any) -> None:
     """Raise TrainingError when a trained number is NaN or infinite."""
     for name, parameter in model.named_parameters():
-        if parameter.requires_grad and not torch.isfinite(parameter).all():
+        if parameter.requires_grad and not torch.isfinite(whole(parameter)).all():
             raise TrainingError(f"training diverged: {name} holds NaN or infinite numbers")

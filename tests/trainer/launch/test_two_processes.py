@@ -76,6 +76,16 @@ def test_two_processes_have_the_losses_and_the_adapter_of_one(
         np.testing.assert_allclose(theirs[name], tensor, atol=1e-4, err_msg=name)
 
 
+def test_a_model_that_two_processes_share_is_put_together_whole(
+    directories: tuple[Path, Path],
+) -> None:
+    """FSDP2 itself, on CPUs; accelerate would not start it there."""
+    found = json.loads((directories[0].parent / "sharded.json").read_text())
+    assert found["are_whole"]
+    assert found["held_share"] == pytest.approx(0.5)
+    assert found["logprob_error"] < 1e-5
+
+
 def test_only_the_first_process_writes(directories: tuple[Path, Path]) -> None:
     one, two = ({path.name for path in (d / "grpo").iterdir()} for d in directories)
     assert one == two

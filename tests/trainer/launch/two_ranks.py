@@ -2,25 +2,29 @@
 
 python -m tests.trainer.launch.two_ranks DIRECTORY [--parent PID]
 
-Beside each run: losses.jsonl (of the first rank) and seen-{rank}.jsonl, the
-rows that this rank trained on, a line for each of its passes.
+Beside each run: losses.jsonl, of the first rank. Afterwards the two share out a
+model as FSDP2 does, and note in sharded.json beside DIRECTORY what came of it.
 """
 
 import argparse
 import json
-import os
 import warnings
 from pathlib import Path
 from typing import Any
 
 warnings.simplefilter("ignore")
 
+import torch  # noqa: E402
 import transformers  # noqa: E402
+from torch.distributed.device_mesh import init_device_mesh  # noqa: E402
+from torch.distributed.fsdp import fully_shard  # noqa: E402
 
 import trainer.round as training  # noqa: E402
 from trainer import ranks  # noqa: E402
 from trainer.orphan import die_with  # noqa: E402
+from trainer.policy import load_policy, logprobs_of  # noqa: E402
 from trainer.runs import RunDirectory  # noqa: E402
+from trainer.sharding import AtStart, trained_weights  # noqa: E402
 
 
 class Losses(training.Divergence):  # type: ignore[misc]
@@ -45,6 +49,29 @@ def train_noting(run: Path) -> None:
     ranks.wait()
 
 
+def share_out(run: RunDirectory) -> dict[str, Any]:
+    """Shard a policy over both ranks, on CPUs, and put it together again."""
+    torch.manual_seed(0)
+    model, _ = load_policy(run.plan())
+    before, asked = trained_weights(model), ((3, 4), (5, 6))
+    logprobs = logprobs_of(model, *asked)
+    mesh = init_device_mesh("cpu", (ranks.count(),))
+    for layer in model.get_base_model().model.layers:
+        fully_shard(layer, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    after = trained_weights(model)
+    held = sum(p.to_local().numel() for p in model.parameters() if p.requires_grad)
+    again: list[float] = []
+    AtStart(lambda found: again.extend(logprobs_of(found, *asked))).on_train_begin(
+        None, transformers.TrainerState(), None, model=model
+    )
+    return {
+        "are_whole": all(torch.equal(before[name], after[name]) for name in before | after),
+        "held_share": held / sum(tensor.numel() for tensor in after.values()),
+        "logprob_error": max(abs(a - b) for a, b in zip(logprobs, again, strict=True)),
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("directory", type=Path)
@@ -54,7 +81,9 @@ def main() -> None:
     transformers.utils.logging.set_verbosity_error()
     for run in sorted(arguments.directory.iterdir()):
         train_noting(run)
-    print(os.environ.get("RANK"), "done", flush=True)  # noqa: T201
+    found = share_out(RunDirectory(run))
+    if ranks.is_first():
+        (arguments.directory.parent / "sharded.json").write_text(json.dumps(found))
 
 
 if __name__ == "__main__":
