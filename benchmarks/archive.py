@@ -260,9 +260,9 @@ def _export(directory: Path, trajectories: int, filters: Any, form: Any) -> dict
     import orjson
 
     from ratchet.export import export_rows
-    from ratchet.lines import writing
     from trajectories.archive import Archive, Place
     from trajectories.archive.merged import scan
+    from trajectories.lines import writing
     from trajectories.store import Store
 
     with _redis() as redis, tempfile.TemporaryDirectory() as name:

@@ -16,7 +16,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from ratchet.export import Format, export_rows
 from ratchet.imports import Defaults, Imported, LineError, cleaned, lines, parse
-from ratchet.lines import STANDARD, reading, writing
 from ratchet.processes import run_in_foreground
 from ratchet.redis_server import environment_of, open_redis
 from trajectories.access import TenantName
@@ -25,6 +24,7 @@ from trajectories.archive.merged import scan
 from trajectories.archive.scrubbing import open_scrub
 from trajectories.errors import RatchetError
 from trajectories.ids import TRAJECTORY_PATTERN
+from trajectories.lines import STANDARD, reading, writing
 from trajectories.privacy.known import open_redactor
 from trajectories.settings import Settings, load_settings
 from trajectories.store import Store, TrajectoryRef

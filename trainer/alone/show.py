@@ -1,0 +1,93 @@
+"""What is shown of a round from a file: tables before, a bar meanwhile, where it is afterwards."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from trainer.alone.round import (
+    LEFT_OUT,
+    METRICS,
+    Found,
+    Order,
+    deliver,
+    prepare,
+    sort_file,
+    train,
+    unfinished,
+)
+from trainer.base import fingerprint
+from trainer.status import read_progress
+from trainer.tables import trajectories_table, whole
+from trainer.training import Training
+from trajectories.settings import Settings
+
+LOOK_SECONDS = 0.2
+NOT_ENOUGH = 3
+
+
+def look_into(order: Order, settings: Settings) -> int:
+    """Print what a round would learn from the file; 0 when it is enough."""
+    console = Console(highlight=False)
+    found = _sorted(order, settings, None)
+    for error in found.errors:
+        console.print(f"left out: {error}", markup=False)
+    console.print(whole(found.batch, found.shortages))
+    return NOT_ENOUGH if found.shortages else 0
+
+
+def run_round(
+    order: Order,
+    settings: Settings,
+    *,
+    out: Path,
+    base: Path,
+    adapter: Path | None,
+    training: Training,
+    stop: threading.Event,
+) -> int:
+    """Do the round, or go on with the one in `out`; the exit status."""
+    console = Console(stderr=True, highlight=False)
+    directory = unfinished(out)
+    if directory is None:
+        out.mkdir(parents=True, exist_ok=True)
+        fingerprint(base, out / "base.json")  # says now if there are no weights
+        found = _sorted(order, settings, out)
+        console.print(trajectories_table(found.batch))
+        if found.shortages:
+            lacking = "; ".join(map(str, found.shortages))
+            console.print(f"too little to learn from: {lacking}. --force takes it all the same")
+            return NOT_ENOUGH
+        directory = prepare(found, settings, out, base=base, adapter=adapter)
+    else:
+        console.print(f"going on with the round in {out}", markup=False)
+    with _bar(console) as progress:
+        bar = progress.add_task("training", total=1.0)
+
+        def wait() -> bool:
+            progress.update(bar, completed=read_progress(directory.path))
+            return stop.wait(LOOK_SECONDS)
+
+        result = train(directory, training, wait)
+    if result is None:
+        console.print("stopped; the same command goes on from here")
+        return 1
+    deliver(directory, out, result)
+    console.print(f"an adapter is in {out}, its figures in {METRICS}, the rest in {LEFT_OUT}")
+    return 0
+
+
+def _sorted(order: Order, settings: Settings, directory: Path | None) -> Found:
+    with _bar(Console(stderr=True)) as progress:
+        bar = progress.add_task("reading", total=None)
+        return sort_file(order, settings, directory, lambda: progress.advance(bar))
+
+
+@contextmanager
+def _bar(console: Console) -> Iterator[Progress]:
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        yield progress
