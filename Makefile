@@ -45,7 +45,7 @@ test-compiled: $(COMPILED)/.made ## the gateway's tests, against what was compil
 
 test-clients: $(STAMP) ## real clients, unmodified: installs them (no torch), then runs them
 	$(BIN)/python tools/client_environments.py $(CLIENTS)
-	$(BIN)/python -m pytest tests/clients tests/examples/test_agents.py tests/gateway/test_quirks.py
+	$(BIN)/python -m pytest tests/clients tests/examples tests/gateway/test_quirks.py
 
 # litellm asks for older packages than constraints.txt holds: an environment of its own.
 test-providers: ## the tests of foreign providers, with litellm
