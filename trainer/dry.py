@@ -16,9 +16,10 @@ def show_round(
     """Print the tables of a round of now; 0 when it would start, 3 when there is too little."""
     store = Store(redis)
     algorithm = settings.trainer.algorithm
-    current = Registry(redis, settings.policy, settings.upstream.base_model).snapshot().current
+    snapshot = Registry(redis, settings.policy, settings.upstream.base_model).snapshot()
+    current = snapshot.current
     selection = selection_for(settings, algorithm, current, agent)
-    batch = look(store, settings, selection)
+    batch = look(store, settings, selection, tuple(snapshot.versions))
     wanted = demand(settings, force=force, principals=store.count_labellers(settings.policy))
     shortages = shortages_of(batch, wanted, selection)
     counts = store.counts()

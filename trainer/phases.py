@@ -85,7 +85,7 @@ class Phases:
         snapshot = self._registry.snapshot()
         parent = snapshot.versions[snapshot.current]
         selection = selection_for(self._settings, algorithm, snapshot.current, agent)
-        batch = look(self._store, self._settings, selection)
+        batch = look(self._store, self._settings, selection, tuple(snapshot.versions))
         require(batch, demand, selection)
         directory = RunDirectory(self._settings.runs_dir / run_id)
         directory.path.mkdir(parents=True, exist_ok=True)
@@ -99,6 +99,7 @@ class Phases:
             optimizer_path=self._optimizer_of(parent),
             trainer=self._settings.trainer,
             refs=batch.refs,
+            replayed=batch.replayed,
             set_aside=self._used_up(batch, selection),
             excluded={reason.value: count for reason, count in batch.excluded.items()},
             reward_sources=dict(batch.reward_sources),
@@ -204,7 +205,8 @@ class Phases:
             metrics=run.metrics,
             reached=self._reached,
         )
-        refs = (TrajectoryRef.parse(ref) for ref in directory.plan().refs)
+        plan = directory.plan()
+        refs = (TrajectoryRef.parse(ref) for ref in (*plan.refs, *plan.replayed))
         self._store.note_trained(run.policy, run.version, refs)
         run = run.model_copy(update={"model": path.name, "path": str(path)})
         try:

@@ -52,6 +52,7 @@ OTHER: dict[tuple[str, ...], tuple[str, Any]] = {
     ("gateway", "api_key"): ("sk-1", "sk-1"),
     ("gateway", "signing_key"): ("sixteen-or-longer", "sixteen-or-longer"),
     ("trainer", "report_to"): ('["mlflow"]', ("mlflow",)),
+    ("trainer", "replay_share"): ("0.25", 0.25),
     ("gateway", "durability"): ("required", "required"),
     ("upstreams",): (
         '{"big": {"url": "http://big"}}',

@@ -18,7 +18,7 @@ import orjson
 from trainer.algorithms.plugins import asks_of
 from trainer.batch.caps import Caps, Dropped, dropped_labels, labellers
 from trainer.batch.cases import Case, DraftedRows, Drafts, Row, rows_of
-from trainer.batch.offers import offered
+from trainer.batch.offers import DRAWS, Log
 from trainer.batch.samples import Exclusion, Selection
 from trainer.durable import write_atomic, write_lines
 from trainer.runs import BATCH, PLAN, Plan, RunDirectory
@@ -148,12 +148,22 @@ def caps_for(settings: Settings) -> Caps:
     )
 
 
-def look(store: Store, settings: Settings, selection: Selection) -> Batch:
-    """Everything trainable now, sorted into samples and exclusions."""
-    runs = settings.runs_dir
+def look(
+    store: Store, settings: Settings, selection: Selection, versions: Sequence[int] = ()
+) -> Batch:
+    """Everything trainable now, sorted into samples and exclusions.
+
+    What is replayed is drawn from what `versions` were trained on.
+    """
+    log, runs, share = Log.open(store, settings), settings.runs_dir, settings.trainer.replay_share
     sorting = Sorting(selection, caps_for(settings), runs if runs.is_dir() else None)
-    for ref, trajectory in offered(store, settings.policy, settings.trainer.max_trajectories):
-        sorting.add(ref, trajectory)
+    most = max(1, round(settings.trainer.max_trajectories * (1 - share)))
+    usable = sum(sorting.add(ref, trajectory) for ref, trajectory in log.unused(selection, most))
+    wanted = round(usable * share / (1 - share))
+    for ref, trajectory in log.used(selection, versions, DRAWS * wanted):
+        if wanted <= 0:
+            break
+        wanted -= sorting.add(ref, trajectory, is_replayed=True)
     return sorting.finish()
 
 

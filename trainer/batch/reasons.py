@@ -42,5 +42,5 @@ REASONS: Mapping[Exclusion, Reason] = {
         "its labels are above somebody's share: a later round", "rewards.max_share_per_source"
     ),
     Exclusion.IGNORED: Reason("labelled by an ignored source only", "rewards.ignored_sources"),
-    Exclusion.MISSING: Reason("its record has expired"),
+    Exclusion.MISSING: Reason("its record has expired", "trainer.cold"),
 }

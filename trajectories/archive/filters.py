@@ -15,6 +15,7 @@ class Filters:
     task: str | None = None
     policy: str | None = None
     version: int | None = None
+    min_version: int | None = None  # of any answer in it
     source: str | None = None  # of a reward; `feedback` is any of `feedback:...`
     min_reward: float | None = None
     max_reward: float | None = None
@@ -44,6 +45,7 @@ class Filters:
             and (self.task is None or self.task in head["tasks"])
             and (self.policy is None or self.policy in head["policies"])
             and (self.version is None or self.version in head["versions"])
+            and (self.min_version is None or max(head["versions"], default=-1) >= self.min_version)
             and (self.min_reward is None or reward >= self.min_reward)
             and (self.max_reward is None or reward <= self.max_reward)
             and (self.since is None or started_at >= self.since)

@@ -94,15 +94,20 @@ class Archive:
         record = _record(row, manifest)
         return record if record.ref == ref else None
 
-    def scan(self, filters: Filters | None = None) -> Iterator[Archived]:
-        """The last edition of every trajectory that is wanted, tenant by tenant."""
+    def scan(
+        self, filters: Filters | None = None, *, newest_first: bool = False
+    ) -> Iterator[Archived]:
+        """The last edition of every trajectory that is wanted, tenant by tenant.
+
+        Segments in the order of the days on which their trajectories began, or the other way.
+        """
         filters = filters or Filters()
         self._look()
         for tenant, manifests in self._by_tenant.items():
             if filters.tenant not in (None, tenant):
                 continue
             last = self._repeated(manifests)
-            for manifest in manifests:
+            for manifest in reversed(manifests) if newest_first else manifests:
                 if filters.may_accept(manifest):
                     yield from self._scan_segment(manifest, filters, last)
 

@@ -36,7 +36,7 @@ def erase_rows(runs_dir: Path, members: Collection[str], *, is_dry: bool = False
     found: list[Trained] = []
     for plan_path in sorted(runs_dir.glob(f"*/{PLAN}")):
         plan = _read(plan_path)
-        if not set(members) & set(plan.get("refs", ())):
+        if not set(members) & {*plan.get("refs", ()), *plan.get("replayed", ())}:
             continue
         prompts = _erase_from(plan_path.parent / BATCH, members, is_dry=is_dry)
         run = _read(plan_path.parent / RUN)

@@ -42,6 +42,18 @@ class TrainerSettings(Section):
         64, ge=1, description="Rewarded, closed trajectories that start a round"
     )
     max_trajectories: int = Field(4096, ge=1, description="Most trajectories of one round")
+    cold: bool = Field(
+        False,
+        description="Fill rounds up with unused trajectories that only the archive still has,"
+        " newest first",
+    )
+    replay_share: float = Field(
+        0.0,
+        ge=0,
+        le=0.5,
+        description="Share of a round's trajectories that earlier rounds used; 0.1 to 0.25 holds on"
+        " to what was learned",
+    )
     interval_seconds: float | None = Field(
         None, gt=0, description="Also start a round this long after the last, with what there is"
     )

@@ -1,7 +1,9 @@
 """What the trainer reads and claims."""
 
+import random
 import time
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 
 from trajectories import keys
 from trajectories.store.refs import TrajectoryRef
@@ -18,6 +20,32 @@ class Training(Room):
 
     def count_trainable(self, policy: str) -> int:
         return int(self._redis.zcard(keys.trainable(policy)))
+
+    def knows(self, policy: str, ref: TrajectoryRef) -> bool:
+        """Whether it is in the hot store, or was used in the past 30 days."""
+        pipe = self._redis.pipeline(transaction=False)
+        pipe.hexists(keys.trajectory(ref.tenant, ref.id), "started_at")
+        pipe.zscore(keys.used(policy), str(ref))
+        is_hot, used_at = pipe.execute()
+        return bool(is_hot) or used_at is not None
+
+    def draw_trained(self, policy: str, versions: Sequence[int], count: int) -> list[TrajectoryRef]:
+        """`count` trajectories that any of these versions were trained on, at random."""
+        names = [keys.trained(policy, version) for version in versions]
+        pipe = self._redis.pipeline(transaction=False)
+        for name in names:
+            pipe.scard(name)
+        sizes = pipe.execute() if names else []
+        if not any(sizes):
+            return []
+        drawn = Counter(random.sample(range(len(names)), k=min(count, sum(sizes)), counts=sizes))
+        pipe = self._redis.pipeline(transaction=False)
+        for at, some in sorted(drawn.items()):
+            pipe.srandmember(names[at], some)
+        members = {member for found in pipe.execute() for member in found}
+        refs = [TrajectoryRef.parse(member) for member in sorted(members)]
+        random.shuffle(refs)
+        return refs
 
     def count_used(self, policy: str) -> int:
         """How many its rounds have used, or set aside, in the past 30 days."""
