@@ -10,7 +10,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from trainer.batch.batching import Lack
 from trainer.loop import Loop
 from trainer.runs import Phase
-from trainer.status import read_progress
+from trainer.status import TRAINING, read_progress, read_stage
 from trainer.tables import lacking
 
 REFRESH_SECONDS = 0.25
@@ -45,9 +45,14 @@ def _progress(loop: Loop, console: Console) -> Iterator[None]:
         def follow() -> None:
             while not done.wait(REFRESH_SECONDS):
                 board = loop.board
-                share = read_progress(board.run_path) if board.run_path else 0.0
-                text = f"{board.state} {board.note}".strip()
-                progress.update(task, description=text, completed=share)
+                words, share = [board.state], None
+                if board.run_path is not None and board.state == TRAINING:
+                    share = read_progress(board.run_path) or None
+                    words.append(read_stage(board.run_path))
+                text = ": ".join(dict.fromkeys(word for word in (*words, board.note) if word))
+                progress.update(
+                    task, description=text, completed=share or 0.0, total=1.0 if share else None
+                )
 
         thread = threading.Thread(target=follow, name="progress", daemon=True)
         thread.start()

@@ -14,10 +14,10 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import orjson
 import torch
 import transformers
 
@@ -40,7 +40,16 @@ from trainer.policy import (
     save_policy,
 )
 from trainer.reporting import report
-from trainer.runs import PROGRESS, RESULT, Plan, RoundResult, RunDirectory
+from trainer.runs import RESULT, Plan, RoundResult, RunDirectory
+from trainer.stages import (
+    COMPARING,
+    LOADING,
+    PREPARING,
+    READING,
+    SAVING,
+    TRAINING,
+    Stages,
+)
 
 GAP_ROWS = 64
 CHECKPOINTS = "checkpoints"
@@ -79,34 +88,43 @@ def train(directory: RunDirectory) -> dict[str, float]:
         torch.set_num_threads(settings.threads)
     transformers.set_seed(settings.seed)
     started = time.monotonic()
-    model, tokenizer = load_policy(plan)
-    fresh = [s for s in samples if s.version == plan.parent and s.has_ratio][:GAP_ROWS]
-    gap = check_gap(gaps(model, fresh), settings.dtype, settings.probe_tolerance)
+    stages = Stages(directory.path, is_writing=ranks.is_first())
+    with stages.stage(LOADING):
+        model, tokenizer = load_policy(plan)
+    with stages.stage(READING):
+        own = (s for s in samples if s.version == plan.parent and s.has_ratio)
+        fresh = list(islice(own, GAP_ROWS))
+    with stages.stage(COMPARING):
+        gap = check_gap(gaps(model, fresh), settings.dtype, settings.probe_tolerance)
     optimizer = make_optimizer(model, settings, plan.optimizer_path)
-    trainer = make_trainer(
-        Round(
-            plan=plan,
-            model=model,
-            tokenizer=tokenizer,
-            samples=samples,
-            output=directory.path / CHECKPOINTS,
-            optimizer=optimizer,
-            callbacks=(ProgressFile(directory.path), Divergence()),
-        ),
-        plan.algorithm,
-    )
-    report(trainer, plan, directory.path)
-    trainer.train(resume_from_checkpoint=last_checkpoint(directory.path / CHECKPOINTS))
+    with stages.stage(PREPARING):
+        trainer = make_trainer(
+            Round(
+                plan=plan,
+                model=model,
+                tokenizer=tokenizer,
+                samples=samples,
+                output=directory.path / CHECKPOINTS,
+                optimizer=optimizer,
+                callbacks=(ProgressFile(stages), Divergence()),
+            ),
+            plan.algorithm,
+        )
+        report(trainer, plan, directory.path)
+    with stages.stage(TRAINING):
+        trainer.train(resume_from_checkpoint=last_checkpoint(directory.path / CHECKPOINTS))
     check_finite(model)
-    drift = gaps(model, fresh)
-    save_policy(
-        directory.trained,
-        model=model,
-        samples=samples,
-        optimizer=optimizer,
-        dtype=settings.dtype,
-        tracker=remember(plan, samples),
-    )
+    with stages.stage(COMPARING):
+        drift = gaps(model, fresh)
+    with stages.stage(SAVING):
+        save_policy(
+            directory.trained,
+            model=model,
+            samples=samples,
+            optimizer=optimizer,
+            dtype=settings.dtype,
+            tracker=remember(plan, samples),
+        )
     return finite(
         {
             **summary(trainer.state.log_history),
@@ -118,6 +136,7 @@ def train(directory: RunDirectory) -> dict[str, float]:
             "samples": float(len(samples)),
             "trajectories": float(len({sample.trajectory for sample in samples})),
             "tokens": float(sum(len(sample.token_ids) for sample in samples)),
+            **stages.metrics,
             "train_seconds": time.monotonic() - started,
         }
     )
@@ -204,22 +223,18 @@ def mean_reward(samples: Sequence[Sample]) -> float:
 
 
 class ProgressFile(transformers.TrainerCallback):  # type: ignore[misc]
-    """Writes progress.json for the status, at most twice a second."""
+    """Says which step it is for the status, at most twice a second."""
 
-    def __init__(self, run: Path) -> None:
-        self._path = run / PROGRESS
+    def __init__(self, stages: Stages) -> None:
+        self._stages = stages
         self._written = float("-inf")
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         now = time.monotonic()
-        if not state.is_world_process_zero:
-            return
         if now - self._written < PROGRESS_SECONDS and state.global_step < state.max_steps:
             return
         self._written = now
-        beside = self._path.with_suffix(".new")
-        beside.write_bytes(orjson.dumps({"step": state.global_step, "total": state.max_steps}))
-        beside.replace(self._path)
+        self._stages.show(TRAINING, state.global_step, state.max_steps)
 
 
 class Divergence(transformers.TrainerCallback):  # type: ignore[misc]

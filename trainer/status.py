@@ -77,6 +77,14 @@ def read_progress(run_path: Path) -> float:
         return 0.0
 
 
+def read_stage(run_path: Path) -> str:
+    """What the training process is at, in words; empty while it says nothing."""
+    try:
+        return str(orjson.loads((run_path / PROGRESS).read_bytes()).get("stage", ""))
+    except (OSError, orjson.JSONDecodeError):
+        return ""
+
+
 class Pulse:
     """Publishes the board and renews the lease until closed."""
 

@@ -251,6 +251,7 @@ def test_a_round_leaves_weights_probes_and_moments(
     directory = a_run(tmp_path / "run", a_plan(base, algorithm), rows)
     metrics = train(directory)
     assert metrics["behaviour_gap"] < 1e-4
+    assert metrics["load_seconds"] > 0 < metrics["step_seconds"] < metrics["train_seconds"]
     assert metrics["steps"] == (4 if algorithm == "grpo" else 2)
     probes = ProbeSet.from_json((directory.trained / "probe.json").read_bytes())
     shown = [

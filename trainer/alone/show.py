@@ -20,7 +20,7 @@ from trainer.alone.round import (
     unfinished,
 )
 from trainer.base import fingerprint
-from trainer.status import read_progress
+from trainer.status import read_progress, read_stage
 from trainer.tables import trajectories_table, whole
 from trainer.training import Training
 from trajectories.settings import Settings
@@ -65,10 +65,16 @@ def run_round(
     else:
         console.print(f"going on with the round in {out}", markup=False)
     with _bar(console) as progress:
-        bar = progress.add_task("training", total=1.0)
+        bar = progress.add_task("starting", total=None)
 
         def wait() -> bool:
-            progress.update(bar, completed=read_progress(directory.path))
+            share = read_progress(directory.path)
+            progress.update(
+                bar,
+                description=read_stage(directory.path) or "starting",
+                completed=share,
+                total=1.0 if share else None,  # None: a bar that only moves
+            )
             return stop.wait(LOOK_SECONDS)
 
         result = train(directory, training, wait)
