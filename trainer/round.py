@@ -8,6 +8,7 @@ is a crash, and the loop starts it again.
 """
 
 import argparse
+import gc
 import logging
 import math
 import shutil
@@ -25,7 +26,8 @@ from trainer import ranks
 from trainer.advantages.advantage import tracker_after
 from trainer.advantages.tracker import Tracker, recall
 from trainer.algorithms.plugins import AlgorithmError, asks_of, find
-from trainer.algorithms.protocol import Round
+from trainer.algorithms.protocol import Algorithm, NothingToLearn, Round
+from trainer.algorithms.sequence import CHECKPOINTS, LEGS, Leg, legs, plan_after, taken
 from trainer.batch.samples import Sample
 from trainer.delivery.probe import tolerance_for
 from trainer.durable import write_atomic
@@ -50,9 +52,9 @@ from trainer.stages import (
     TRAINING,
     Stages,
 )
+from trajectories.errors import RatchetError
 
 GAP_ROWS = 64
-CHECKPOINTS = "checkpoints"
 PROGRESS_SECONDS = 0.5
 
 logger = logging.getLogger("trainer.round")
@@ -69,85 +71,118 @@ def main() -> int:
     directory = RunDirectory(arguments.run)
     try:
         result = RoundResult(is_trained=True, metrics=train(directory))
-    except (TrainingError, AlgorithmError) as error:
+    except (TrainingError, AlgorithmError, NothingToLearn) as error:
         logger.exception("the round failed")
         result = RoundResult(is_trained=False, reason=str(error))
     if not ranks.is_first():
         return 0 if result.is_trained else ranks.status_of_follower(directory.path / RESULT)
     write_atomic(directory.path / RESULT, result.to_json())
-    shutil.rmtree(directory.path / CHECKPOINTS, ignore_errors=True)
+    for path in (*directory.path.glob(f"{CHECKPOINTS}*"), directory.path / LEGS):
+        shutil.rmtree(path, ignore_errors=True)
     return 0
 
 
 def train(directory: RunDirectory) -> dict[str, float]:
-    """Load, check, train, save; returns the round's metrics."""
+    """All legs, from the first that is not over; returns the round's metrics."""
     plan, samples = directory.plan(), directory.samples()
-    settings = plan.trainer
-    ranks.join(device_for(settings))
-    if settings.threads:
-        torch.set_num_threads(settings.threads)
-    transformers.set_seed(settings.seed)
+    ranks.join(device_for(plan.trainer))
+    if plan.trainer.threads:
+        torch.set_num_threads(plan.trainer.threads)
     started = time.monotonic()
-    stages = Stages(directory.path, is_writing=ranks.is_first())
-    with stages.stage(LOADING):
+    metrics: dict[str, float] = {}
+    steps, before = 0.0, None
+    parts = Stages(directory.path, is_writing=ranks.is_first())
+    for leg in legs(plan, directory.path):
+        found = leg.report()
+        if found is None:
+            found = train_leg(leg, plan_after(plan, before), samples, parts)
+            if not leg.is_last:
+                gc.collect()  # a trainer and its model are a circle; the next needs the room
+        steps += found["steps"]
+        metrics |= leg.named(found)
+        metrics |= {name: found[name] for name in ("behaviour_gap", "drift") if name in found}
+        before = leg
+    if not steps:
+        raise NothingToLearn(f"none of {plan.algorithm} found anything to learn from")
+    return {
+        **metrics,
+        "reward_mean": mean_reward(samples),
+        "staleness": mean_staleness(samples, plan.parent),
+        "steps": steps,
+        "samples": float(len(samples)),
+        "trajectories": float(len({sample.trajectory for sample in samples})),
+        "tokens": float(sum(len(sample.token_ids) for sample in samples)),
+        **parts.metrics,
+        "train_seconds": time.monotonic() - started,
+    }
+
+
+def train_leg(leg: Leg, plan: Plan, samples: Sequence[Sample], parts: Stages) -> dict[str, float]:
+    """Load, check, train, save; returns the leg's metrics."""
+    settings = plan.trainer
+    algorithm = find(leg.algorithm)
+    transformers.set_seed(settings.seed)
+    with parts.stage(LOADING):
         model, tokenizer = load_policy(plan)
-    with stages.stage(READING):
+    with parts.stage(READING):
         own = (s for s in samples if s.version == plan.parent and s.has_ratio)
         fresh = list(islice(own, GAP_ROWS))
-    with stages.stage(COMPARING):
-        gap = check_gap(gaps(model, fresh), settings.dtype, settings.probe_tolerance)
+    metrics: dict[str, float] = {}
+    if leg.number == 0:  # the only one that starts as what sampled the fresh rows
+        with parts.stage(COMPARING):
+            gap = check_gap(gaps(model, fresh), settings.dtype, settings.probe_tolerance)
+        metrics["behaviour_gap"] = gap
     optimizer = make_optimizer(model, settings, plan.optimizer_path)
-    with stages.stage(PREPARING):
-        trainer = make_trainer(
-            Round(
-                plan=plan,
-                model=model,
-                tokenizer=tokenizer,
-                samples=samples,
-                output=directory.path / CHECKPOINTS,
-                optimizer=optimizer,
-                callbacks=(ProgressFile(stages), Divergence()),
-            ),
-            plan.algorithm,
-        )
-        report(trainer, plan, directory.path)
-    with stages.stage(TRAINING):
-        trainer.train(resume_from_checkpoint=last_checkpoint(directory.path / CHECKPOINTS))
-    check_finite(model)
-    with stages.stage(COMPARING):
+    round_ = Round(
+        plan=plan,
+        model=model,
+        tokenizer=tokenizer,
+        samples=taken(samples, algorithm.asks(settings), plan.parent),
+        output=leg.checkpoints,
+        optimizer=optimizer,
+        callbacks=(ProgressFile(leg, parts), Divergence()),
+    )
+    metrics |= {"steps": 0.0, "samples": float(len(round_.samples))}
+    try:
+        with parts.stage(PREPARING):
+            trainer = make_trainer(algorithm, round_)
+            report(trainer, *leg.reported(plan))
+    except NothingToLearn as error:
+        if leg.total == 1:
+            raise
+        logger.warning("%s was passed over: %s", leg.algorithm, error)
+    else:
+        with parts.stage(TRAINING):
+            trainer.train(resume_from_checkpoint=last_checkpoint(leg.checkpoints))
+        check_finite(model)
+        metrics |= summary(trainer.state.log_history)
+        metrics["steps"] = float(trainer.state.global_step)
+    with parts.stage(COMPARING):
         drift = gaps(model, fresh)
-    with stages.stage(SAVING):
+    metrics["drift"] = sum(drift) / len(drift) if drift else 0.0
+    metrics = finite(metrics)
+    if ranks.is_first():
+        leg.write_report(metrics)
+    with parts.stage(SAVING):
         save_policy(
-            directory.trained,
+            leg.trained,
             model=model,
             samples=samples,
             optimizer=optimizer,
             dtype=settings.dtype,
-            tracker=remember(plan, samples),
+            tracker=remember(leg, plan, samples),
         )
-    return finite(
-        {
-            **summary(trainer.state.log_history),
-            "behaviour_gap": gap,
-            "drift": sum(drift) / len(drift) if drift else 0.0,
-            "reward_mean": mean_reward(samples),
-            "staleness": mean_staleness(samples, plan.parent),
-            "steps": float(trainer.state.global_step),
-            "samples": float(len(samples)),
-            "trajectories": float(len({sample.trajectory for sample in samples})),
-            "tokens": float(sum(len(sample.token_ids) for sample in samples)),
-            **stages.metrics,
-            "train_seconds": time.monotonic() - started,
-        }
-    )
+    return metrics
 
 
-def remember(plan: Plan, samples: Sequence[Sample]) -> Tracker | None:
+def remember(leg: Leg, plan: Plan, samples: Sequence[Sample]) -> Tracker | None:
     """What the version in the making knows of its tasks; None where nothing is tracked."""
     settings = plan.trainer
     if settings.baseline != "tracker":
         return None
     before = recall(plan.optimizer_path)
+    if not leg.is_last:
+        return before  # the round counts once
     if asks_of(plan.algorithm, settings).above is not None:
         return before  # of successes alone nothing is learned about what a task is worth
     return tracker_after(samples, settings, tracker=before, version=plan.parent)
@@ -174,17 +209,24 @@ def check_gap(differences: Sequence[float], dtype: str, configured: float) -> fl
     return largest
 
 
-def make_trainer(round_: Round, algorithm: str) -> Any:
-    """The trainer that the algorithm makes; whatever it raises names it as the reason."""
+def make_trainer(algorithm: Algorithm, round_: Round) -> Any:
+    """The trainer that the algorithm makes; whatever it raises becomes a reason to fail."""
     try:
-        return find(algorithm).make_trainer(round_)
-    except TrainingError:
+        trainer = algorithm.make_trainer(round_)
+    except RatchetError:
         raise
     except Exception as error:  # a plug-in's own: it would raise it again at the next attempt
         logger.exception("no trainer was made")
         raise TrainingError(
-            f"the algorithm {algorithm!r} made no trainer: {type(error).__name__}: {error}"
+            f"the algorithm {algorithm.name!r} made no trainer: {type(error).__name__}: {error}"
         ) from error
+    if not isinstance(trainer, transformers.Trainer):
+        kind = type(trainer).__name__
+        raise TrainingError(
+            f"the algorithm {algorithm.name!r} made no trainer: it returned a {kind}, which is no"
+            " transformers.Trainer"
+        )
+    return trainer
 
 
 def last_checkpoint(checkpoints: Path) -> str | None:
@@ -202,6 +244,8 @@ def summary(history: Sequence[dict[str, Any]]) -> dict[str, float]:
         "entropy": "entropy",
         "clip_ratio/region_mean": "clip_ratio",
         "kl": "kl",
+        "rewards/margins": "margin",
+        "rewards/accuracies": "accuracy",
     }
     found: dict[str, float] = {}
     for logged, name in names.items():
@@ -223,10 +267,11 @@ def mean_reward(samples: Sequence[Sample]) -> float:
 
 
 class ProgressFile(transformers.TrainerCallback):  # type: ignore[misc]
-    """Says which step it is for the status, at most twice a second."""
+    """Says which step it is for the status, at most twice a second; legs count alike."""
 
-    def __init__(self, stages: Stages) -> None:
-        self._stages = stages
+    def __init__(self, leg: Leg, parts: Stages) -> None:
+        self._leg = leg
+        self._parts = parts
         self._written = float("-inf")
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -234,7 +279,8 @@ class ProgressFile(transformers.TrainerCallback):  # type: ignore[misc]
         if now - self._written < PROGRESS_SECONDS and state.global_step < state.max_steps:
             return
         self._written = now
-        self._stages.show(TRAINING, state.global_step, state.max_steps)
+        done = self._leg.number * state.max_steps + state.global_step
+        self._parts.show(TRAINING, done, self._leg.total * state.max_steps)
 
 
 class Divergence(transformers.TrainerCallback):  # type: ignore[misc]

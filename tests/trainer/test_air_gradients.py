@@ -25,7 +25,8 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     from tests.trainer.tiny_model import VOCABULARY, save_base
     from trainer.algorithms.grpo import make_grpo_trainer
-    from trainer.policy import TrainingError, load_policy, logprobs_of, make_optimizer
+    from trainer.algorithms.protocol import NothingToLearn
+    from trainer.policy import load_policy, logprobs_of, make_optimizer
 
 PAIRS = 8
 SOUND, FAULTY = "get_weather", "weather_now"  # the second is not offered
@@ -176,7 +177,7 @@ def test_where_votes_are_all_alike_only_air_has_something_to_teach(
     base: Path, log: list[tuple[Trajectory, bool]], tmp_path: Path
 ) -> None:
     votes = {trajectory.id: 1.0 for trajectory, _ in log}
-    with pytest.raises(TrainingError, match="every advantage is zero"):
+    with pytest.raises(NothingToLearn, match="every advantage is zero"):
         gradient(base, rows(log, 0.0, votes), tmp_path / "without")
     model, with_air = gradient(base, rows(log, 1.0, votes), tmp_path / "with")
     assert effect_on_faulty_calls(model, with_air, log) < 0

@@ -26,6 +26,7 @@ from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.utils import pad
 
 from trainer import ranks
+from trainer.algorithms.protocol import NothingToLearn
 from trainer.batch.order import RowOrder, checkpoint_steps, shape_for
 from trainer.batch.samples import Sample
 from trainer.policy import TrainingError, constant_schedule, device_for
@@ -116,7 +117,7 @@ def make_grpo_trainer(
         if abs(advantage) > SMALLEST_ADVANTAGE
     ]
     if len(rows) < 2:
-        raise TrainingError("every advantage is zero: all rewards of the round are alike")
+        raise NothingToLearn("every advantage is zero: all rewards of the round are alike")
     longest = max(len(row["prompt_ids"]) + len(row["completion_ids"]) for row in rows)
     shape = shape_for(
         len(rows), batch_size=settings.batch_size, longest=longest, processes=ranks.count()

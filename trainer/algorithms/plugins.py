@@ -72,10 +72,14 @@ def joint(asked: Sequence[Asks]) -> Asks:
     """What satisfies all: each takes its own of it afterwards."""
     ages = [one.max_staleness for one in asked]
     bounds = [one.above for one in asked]
+    middles = {one.middle for one in asked}
     return Asks(
         needs_ratio=all(one.needs_ratio for one in asked),
         max_staleness=None if None in ages else max(age for age in ages if age is not None),
         above=None if None in bounds else min(bound for bound in bounds if bound is not None),
+        middle=middles.pop() if len(middles) == 1 else None,
+        needs_pairs=all(one.needs_pairs for one in asked),
+        with_corrections=any(one.with_corrections for one in asked),
         is_shuffling=all(one.is_shuffling for one in asked),
     )
 

@@ -14,7 +14,12 @@ from typing import Any, Protocol, runtime_checkable
 
 from trainer.batch.samples import Sample
 from trainer.runs import Plan
+from trajectories.errors import RatchetError
 from trajectories.settings import TrainerSettings
+
+
+class NothingToLearn(RatchetError):
+    """The rows of a round cannot teach an algorithm anything: says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +29,9 @@ class Asks:
     needs_ratio: bool = False  # only answers whose importance ratio makes sense
     max_staleness: int | None = None  # only of versions this close to the current; None: any
     above: float | None = None  # only trajectories rewarded above this; worse ones are not needed
+    middle: float | None = None  # the reward that parts better from worse; None: the mean
+    needs_pairs: bool = False  # only answers that can be told better or worse than another
+    with_corrections: bool = False  # and with what they should have been, where somebody wrote it
     is_shuffling: bool = False  # `trainer.shuffle_rewards` makes a control of it
 
 
@@ -58,5 +66,5 @@ class Algorithm(Protocol):
     def make_trainer(self, round_: Round) -> Any:
         """A transformers.Trainer over the round's samples, ready for `train()`.
 
-        Raises trainer.policy.TrainingError where they cannot teach it anything.
+        Raises NothingToLearn where they cannot teach it anything.
         """

@@ -15,9 +15,10 @@ from trl import SFTConfig, SFTTrainer
 
 from trainer import ranks
 from trainer.algorithms.grpo import shared_arguments
+from trainer.algorithms.protocol import NothingToLearn
 from trainer.batch.order import RowOrder, checkpoint_steps, shape_for
 from trainer.batch.samples import Sample
-from trainer.policy import TrainingError, constant_schedule
+from trainer.policy import constant_schedule
 from trajectories.settings import TrainerSettings
 
 IGNORED = -100  # the label of a token without loss
@@ -53,7 +54,7 @@ def make_sft_trainer(
 ) -> Any:
     """The trainer of one round over samples that are all successes."""
     if not samples:
-        raise TrainingError("no trajectory is rewarded above trainer.sft_threshold")
+        raise NothingToLearn("no trajectory is rewarded above trainer.sft_threshold")
     rows = [row_of(sample) for sample in samples]
     shape = shape_for(
         len(rows),
