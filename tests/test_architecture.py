@@ -15,6 +15,8 @@ TORCH_FILES = {
     "trainer/policy.py",
     "trainer/algorithms/grpo.py",
     "trainer/algorithms/sft.py",
+    "trainer/algorithms/kto.py",
+    "trainer/algorithms/dpo.py",
     "trainer/round.py",
     "trainer/reporting.py",
     "trainer/sharding.py",

@@ -132,6 +132,22 @@ def test_a_wish_names_its_agent_and_stands_as_queued(running: Running) -> None:
     assert status_of(running)["state"] == "queued"
 
 
+def test_a_wish_names_algorithms_that_the_trainer_has(running: Running) -> None:
+    say(running, algorithms=["grpo", "rwr", "sft"])
+    assert status_of(running)["algorithms"] == ["grpo", "rwr", "sft"]
+    for asked in ("magic", ["sft", "magic"], ["sft", "sft"], 3):
+        refused = running.client.post("/training/trigger", json={"algo": asked, "force": True})
+        assert (refused.status_code, refused.json()["error"]["param"]) == (422, "algo"), asked
+    assert (
+        "magic (it has: grpo, rwr, sft)"
+        in running.client.post("/training/trigger", json={"algo": "magic"}).json()["error"][
+            "message"
+        ]
+    )
+    running.client.post("/training/trigger", json={"algo": ["sft", "rwr"], "force": True})
+    assert orjson.loads(running.redis.get(keys.trigger("policy")))["algo"] == "sft+rwr"
+
+
 def test_without_a_trainer_nobody_is_told_to_try_again(running: Running) -> None:
     answer = running.client.post("/training/trigger", json={"force": True})
     assert (answer.status_code, answer.headers["x-should-retry"]) == (503, "false")

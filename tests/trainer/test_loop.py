@@ -315,6 +315,20 @@ def test_a_trigger_with_too_little_to_learn_from_is_refused_in_words(
     assert store.count_trainable("policy") == 2, "nothing is used up"
 
 
+def test_a_trigger_for_an_algorithm_that_is_not_there_takes_nothing(
+    make_loop: LoopMaker, store: Store, redis: Redis
+) -> None:
+    make_trainable(store, 2)
+    asked = {"run_id": "run_x", "algo": ["sft", "magic"], "force": True}
+    redis.set(keys.trigger("policy"), orjson.dumps(asked))
+    with make_loop() as loop:
+        cycle_until(loop, lambda: redis.get(keys.trigger("policy")) is None)
+    run = last_run(redis)
+    assert (run.algorithm, run.phase) == ("sft+magic", Phase.FAILED)
+    assert run.reason.startswith("there is no algorithm 'magic' (installed: ")
+    assert store.count_trainable("policy") == 2, "nothing is used up"
+
+
 def test_a_rollback_loads_the_old_version_again_and_makes_it_current(
     make_loop: LoopMaker, store: Store, registry: Registry, engine: FakeEngine, redis: Redis
 ) -> None:

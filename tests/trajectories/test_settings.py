@@ -194,6 +194,20 @@ def test_a_wrong_variable_is_named(
         load_settings()
 
 
+@pytest.mark.parametrize("text", ["sft+grpo", '["sft", "grpo"]'])
+def test_several_algorithms_are_a_list_or_one_word(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RATCHET_TRAINER_ALGORITHM", text)
+    assert load_settings().trainer.algorithm == "sft+grpo"
+    monkeypatch.delenv("RATCHET_TRAINER_ALGORITHM")
+    (tmp_path / "ratchet.toml").write_text('[trainer]\nalgorithm = ["sft", "grpo"]\n')
+    assert load_settings().trainer.algorithm == "sft+grpo"
+    (tmp_path / "ratchet.toml").write_text('[trainer]\nalgorithm = ["sft", "sft"]\n')
+    with pytest.raises(SettingsError, match=r"trainer\.algorithm: .* runs an algorithm twice"):
+        load_settings()
+
+
 def test_settings_are_frozen() -> None:
     settings = load_settings()
     with pytest.raises(ValueError, match="frozen"):

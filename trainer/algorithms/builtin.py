@@ -68,5 +68,37 @@ class Sft:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Kto:
+    """Good answers up and bad ones down, each by itself, held against the base model."""
+
+    name: str = "kto"
+
+    def asks(self, settings: TrainerSettings) -> Asks:
+        return Asks(middle=settings.sft_threshold)
+
+    def make_trainer(self, round_: Round) -> Any:
+        from trainer.algorithms.kto import make_kto_trainer
+
+        return make_kto_trainer(round_)
+
+
+@dataclass(frozen=True, slots=True)
+class Dpo:
+    """Of two answers to one prompt the better one up; also what people wrote down instead."""
+
+    name: str = "dpo"
+
+    def asks(self, settings: TrainerSettings) -> Asks:
+        return Asks(needs_pairs=True, with_corrections=True)
+
+    def make_trainer(self, round_: Round) -> Any:
+        from trainer.algorithms.dpo import make_dpo_trainer
+
+        return make_dpo_trainer(round_)
+
+
 GRPO = Grpo()
 SFT = Sft()
+KTO = Kto()
+DPO = Dpo()

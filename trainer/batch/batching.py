@@ -11,6 +11,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain, count
 from pathlib import Path
 
 import orjson
@@ -18,8 +19,10 @@ import orjson
 from trainer.algorithms.plugins import asks_of
 from trainer.batch.caps import Caps, Dropped, dropped_labels, labellers
 from trainer.batch.cases import Case, DraftedRows, Drafts, Row, rows_of
+from trainer.batch.corrections import corrections_of
 from trainer.batch.offers import DRAWS, Log
-from trainer.batch.samples import Exclusion, Selection
+from trainer.batch.pairs import Pair, answer_of, pairs_among, places_of
+from trainer.batch.samples import Correction, Exclusion, Selection
 from trainer.durable import write_atomic, write_lines
 from trainer.runs import BATCH, PLAN, Plan, RunDirectory
 from trajectories.composition import Composition
@@ -61,6 +64,7 @@ class Batch:
     labelled: int = 0  # usable trajectories that somebody voted on
     labellers: Mapping[str, int] = field(default_factory=dict)  # principal -> labels, after caps
     capped: Mapping[str, int] = field(default_factory=dict)  # principal -> labels left out
+    pairs: int = 0  # of its samples, where pairs are asked for
 
     def counts(self, threshold: float | None) -> tuple[int, int]:
         """Trajectories above and below `threshold` (None: the mean reward)."""
@@ -109,6 +113,9 @@ def selection_for(
         max_staleness=asked.max_staleness,
         needs_ratio=asked.needs_ratio,
         above=asked.above,
+        middle=asked.middle,
+        needs_pairs=asked.needs_pairs,
+        with_corrections=asked.with_corrections,
         tenant=settings.policy_tenant,
         is_personal=personal_check(settings),
         agents_off=frozenset(name for name, own in settings.agents.items() if not own.train),
@@ -158,12 +165,19 @@ def look(
     log, runs, share = Log.open(store, settings), settings.runs_dir, settings.trainer.replay_share
     sorting = Sorting(selection, caps_for(settings), runs if runs.is_dir() else None)
     most = max(1, round(settings.trainer.max_trajectories * (1 - share)))
-    usable = sum(sorting.add(ref, trajectory) for ref, trajectory in log.unused(selection, most))
+
+    def add(ref: TrajectoryRef, trajectory: Trajectory | None, *, is_replayed: bool) -> bool:
+        found: Mapping[str, Correction] = {}
+        if trajectory is not None and selection.with_corrections:
+            found = corrections_of(trajectory, store.votes_on(ref), selection.is_personal)
+        return sorting.add(ref, trajectory, is_replayed=is_replayed, corrections=found)
+
+    usable = sum(add(ref, entry, is_replayed=False) for ref, entry in log.unused(selection, most))
     wanted = round(usable * share / (1 - share))
     for ref, trajectory in log.used(selection, versions, DRAWS * wanted):
         if wanted <= 0:
             break
-        wanted -= sorting.add(ref, trajectory, is_replayed=True)
+        wanted -= add(ref, trajectory, is_replayed=True)
     return sorting.finish()
 
 
@@ -193,7 +207,12 @@ class Sorting:
         self._open = 0
 
     def add(
-        self, ref: TrajectoryRef, trajectory: Trajectory | None, *, is_replayed: bool = False
+        self,
+        ref: TrajectoryRef,
+        trajectory: Trajectory | None,
+        *,
+        is_replayed: bool = False,
+        corrections: Mapping[str, Correction] | None = None,
     ) -> bool:
         """Look at a trajectory, or at the lack of one; whether anything may be learned from it."""
         self._examined += not is_replayed
@@ -203,7 +222,13 @@ class Sorting:
             elif not is_replayed:
                 self._missing.append(str(ref))
             return False
-        case = self._drafts.examine(str(ref), trajectory, self._selection, is_replayed=is_replayed)
+        case = self._drafts.examine(
+            str(ref),
+            trajectory,
+            self._selection,
+            is_replayed=is_replayed,
+            corrections=corrections,
+        )
         if is_replayed and not case.drafts:
             return False
         self._cases.append(case)
@@ -214,7 +239,13 @@ class Sorting:
         selection = self._selection
         ours = [case for case in self._cases if case.tenant == selection.tenant]
         dropped = self._dropped(ours)
-        rows: list[Row] = []
+        worths = [case.worths(selection, dropped.ids) for case in self._cases]
+        found = [
+            rows_of(case, selection, of, dropped.ids)
+            for case, of in zip(self._cases, worths, strict=True)
+        ]
+        pairs = self._pairs(found) if selection.needs_pairs else []
+        kept = self._paired(found, pairs) if selection.needs_pairs else found
         refs: list[str] = []
         replayed: list[str] = []
         set_aside = list(self._missing)
@@ -223,16 +254,14 @@ class Sorting:
         left_out: Counter[Exclusion] = Counter()
         sources: Counter[str] = Counter()
         usable: list[Case] = []
-        for case in self._cases:
-            worths = case.worths(selection, dropped.ids)
-            own = rows_of(case, selection, worths, dropped.ids)
-            rows.extend(own)
+        for case, of, every, own in zip(self._cases, worths, found, kept, strict=True):
             if case.is_replayed:
                 replayed.extend([case.ref] if own else [])
                 continue
-            reasons = case.excluded(selection, worths)
-            main = main_reason(case, reasons, dropped)
+            reasons = case.excluded(selection, of)
+            main = Exclusion.UNPAIRED if every else main_reason(case, reasons, dropped)
             left_out.update(reasons)
+            left_out[Exclusion.UNPAIRED] += len(every) - len(own)
             if own:
                 refs.append(case.ref)
                 sources.update(
@@ -240,18 +269,18 @@ class Sorting:
                 )
             else:
                 excluded[main] += 1
-                is_left = main is Exclusion.CAPPED or (
+                is_left = main in (Exclusion.CAPPED, Exclusion.UNPAIRED) or (
                     main is Exclusion.AGENT_OFF and selection.agent is not None
                 )
                 (left_over if is_left else set_aside).append(case.ref)
             if own or main is Exclusion.NOT_POSITIVE:
                 usable.append(case)
         return Batch(
-            DraftedRows(self._drafts, rows),
+            DraftedRows(self._drafts, list(chain.from_iterable(kept))),
             tuple(refs),
             tuple(set_aside),
             +excluded,
-            left_out,
+            +left_out,
             sources,
             examined=self._examined,
             replayed=tuple(replayed),
@@ -259,7 +288,18 @@ class Sorting:
             labelled=sum(any(labellers([case], dropped.ids)) for case in usable),
             labellers=labellers(usable, dropped.ids),
             capped=_capped([case for case in ours if not case.is_replayed], dropped),
+            pairs=len(pairs),
         )
+
+    def _pairs(self, found: Sequence[Sequence[Row]]) -> list[Pair]:
+        """Which of all rows stand against each other. Reads them once more."""
+        return pairs_among(map(answer_of, DraftedRows(self._drafts, list(chain(*found)))))
+
+    @staticmethod
+    def _paired(found: Sequence[Sequence[Row]], pairs: Iterable[Pair]) -> list[list[Row]]:
+        """The rows of each case that stand in a pair."""
+        places, numbers = places_of(pairs), count()
+        return [[row for row in own if next(numbers) in places] for own in found]
 
     def _dropped(self, ours: Sequence[Case]) -> Dropped:
         """Which labels are left out, by shares of what the round can use and not of all there is.
@@ -333,18 +373,23 @@ def require(batch: Batch, wanted: Demand, selection: Selection) -> None:
 
 def shortages_of(batch: Batch, wanted: Demand, selection: Selection) -> list[Shortage]:
     """What the batch has too little of."""
-    above, below = batch.counts(selection.above)
+    middle = selection.middle if selection.above is None else selection.above
+    above, below = batch.counts(middle)
     usable = len(batch.refs) + batch.excluded[Exclusion.NOT_POSITIVE]
     least = 1 if selection.above is not None else LEAST_SAMPLES
     checks = [
         Shortage("usable rewarded trajectories", usable, wanted.trajectories, "min_trajectories"),
         Shortage("labels", batch.labelled, wanted.labels, "min_labels"),
         Shortage("people who labelled", len(batch.labellers), wanted.principals, "min_principals"),
-        Shortage("better ones", above, wanted.per_outcome, "min_per_outcome"),
-        Shortage("samples", len(batch.samples), least),
     ]
+    if selection.needs_pairs:
+        least = max(1, wanted.per_outcome)
+        checks.append(Shortage("preference pairs", batch.pairs, least, "min_per_outcome"))
+        return [check for check in checks if check.have < check.needed]
+    checks.append(Shortage("better ones", above, wanted.per_outcome, "min_per_outcome"))
     if selection.above is None:
-        checks.insert(4, Shortage("worse ones", below, wanted.per_outcome, "min_per_outcome"))
+        checks.append(Shortage("worse ones", below, wanted.per_outcome, "min_per_outcome"))
+    checks.append(Shortage("samples", len(batch.samples), least))
     return [check for check in checks if check.have < check.needed]
 
 

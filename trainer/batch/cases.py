@@ -17,6 +17,7 @@ from typing import overload
 
 from trainer.batch.samples import (
     Call,
+    Correction,
     Exclusion,
     Sample,
     Selection,
@@ -91,16 +92,25 @@ class Drafts:
         self._end = 0
 
     def examine(
-        self, ref: str, trajectory: Trajectory, selection: Selection, *, is_replayed: bool = False
+        self,
+        ref: str,
+        trajectory: Trajectory,
+        selection: Selection,
+        *,
+        is_replayed: bool = False,
+        corrections: Mapping[str, Correction] | None = None,
     ) -> Case:
-        """The case of a closed trajectory; drafts all that may become a row."""
+        """The case of a closed trajectory; drafts all that may become a row.
+
+        `corrections` are by the id of the call whose first answer they are about.
+        """
         reason = trajectory_exclusion(trajectory, selection)
         calls = calls_of(trajectory, selection) if reason is None else ()
         said = {agent: said_of(trajectory, agent) for agent in {call.agent for call in calls}}
         worths = {name: weigh(of, selection.composition_of(name)) for name, of in said.items()}
         every = replace(selection, above=None)
         rows = samples_from(trajectory, calls, worths, every) if reason is None else ()
-        mark = {"is_replayed": is_replayed}
+        first = {f"{name}/0": found for name, found in (corrections or {}).items()}
         return Case(
             ref=ref,
             tenant=trajectory.tenant,
@@ -109,7 +119,14 @@ class Drafts:
             reason=reason,
             calls=calls,
             said=said,
-            drafts=tuple([self._add(row.model_copy(update=mark)) for row in rows]),
+            drafts=tuple(
+                self._add(
+                    row.model_copy(
+                        update={"is_replayed": is_replayed, "correction": first.get(row.id)}
+                    )
+                )
+                for row in rows
+            ),
             is_replayed=is_replayed,
         )
 

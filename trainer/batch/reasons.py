@@ -38,6 +38,7 @@ REASONS: Mapping[Exclusion, Reason] = {
         "sampled greedily, by a grammar or cut hard: no ratio (SFT takes it)", "trainer.algorithm"
     ),
     Exclusion.NOT_POSITIVE: Reason("not good enough to imitate", "trainer.sft_threshold"),
+    Exclusion.UNPAIRED: Reason("no other answer to the same prompt was judged otherwise"),
     Exclusion.CAPPED: Reason(
         "its labels are above somebody's share: a later round", "rewards.max_share_per_source"
     ),

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from pydantic import Field
+
 from trainer.batch.anchors import anchor_of
 from trainer.batch.worth import Worth, agent_of, worth_of
 from trajectories.access import TENANT
@@ -44,6 +46,7 @@ class Exclusion(StrEnum):
     STALE = "stale"  # sampled by too old a version
     NO_RATIO = "no_ratio"  # greedy, constrained or cut: no importance ratio
     NOT_POSITIVE = "not_positive"  # SFT learns from successes only
+    UNPAIRED = "unpaired"  # DPO: nothing to hold it against yet
     CAPPED = "capped"  # all that was said of it is above somebody's share of the round
     IGNORED = "ignored_source"  # all that was said of it was said by a source that is ignored
     MISSING = "missing"  # its record has expired
@@ -57,6 +60,15 @@ _OUTCOMES = {
 
 
 Later = tuple[int, float]  # how many calls later, and a reward
+
+
+class Correction(Record):
+    """What an answer should have been, in words that nobody sampled."""
+
+    messages: tuple[dict[str, Any], ...]  # what was asked
+    answer: dict[str, Any]  # the assistant's message
+    tools: tuple[Any, ...] = ()
+    template: dict[str, Any] = Field(default_factory=dict)  # the call's `chat_template_kwargs`
 
 
 class Sample(Record):
@@ -83,6 +95,7 @@ class Sample(Record):
     air: tuple[Later, ...] = ()  # what AIR found in this call and in the agent's later ones
     feedback: tuple[str, ...] = ()  # ids of the votes that the reward is made of
     principals: tuple[str, ...] = ()  # who gave them
+    correction: Correction | None = None  # only where pairs are asked for
     is_replayed: bool = False  # an earlier round used it too (trainer.replay_share)
 
     @property
@@ -101,6 +114,9 @@ class Selection:
     max_staleness: int | None  # None: any age (SFT)
     needs_ratio: bool  # False: greedy and constrained answers are fine (SFT)
     above: float | None = None  # only trajectories rewarded above this (SFT)
+    middle: float | None = None  # parts better from worse trajectories; None: the mean (GRPO)
+    needs_pairs: bool = False  # only answers that stand against another, or were corrected (DPO)
+    with_corrections: bool = False  # answers come with what they should have been
     tenant: str = TENANT  # whose traffic
     is_personal: Callable[[Transition], bool] | None = None  # None: nobody looks
     agents_off: frozenset[str] = frozenset()  # agents that nothing is learned from

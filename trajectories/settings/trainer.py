@@ -119,7 +119,14 @@ class TrainerSettings(Section):
     )
     kl_to_base: float = Field(0.0, ge=0, description="Coefficient of the KL to the base model")
     sft_threshold: float = Field(
-        0.0, ge=-1, le=1, description="SFT learns from trajectories rewarded above this"
+        0.0,
+        ge=-1,
+        le=1,
+        description="SFT learns from trajectories rewarded above this; to KTO these are good, and"
+        " those below it bad",
+    )
+    preference_beta: float = Field(
+        0.1, gt=0, description="How tightly KTO and DPO hold the policy to the base model"
     )
     max_length: int = Field(4096, ge=16, description="Longest sample, in tokens")
     dtype: Literal["float32", "bfloat16"] = Field(

@@ -23,7 +23,7 @@ def test_what_pyproject_says_is_installed() -> None:
     assert set(written[plugins.GROUP]) <= set(installed()), "run: pip install -e . --no-deps"
 
 
-@pytest.mark.parametrize("name", ["grpo", "sft"])
+@pytest.mark.parametrize("name", ["dpo", "grpo", "kto", "sft"])
 def test_ours_go_by_the_protocol(name: str) -> None:
     assert isinstance(find(name), Algorithm)
 
