@@ -30,7 +30,6 @@ with warnings.catch_warnings():  # TRL warns of each vLLM it was not tested with
         LoggedGRPOTrainer,
         make_grpo_trainer,
     )
-    from trainer.algorithms.sft import row_of
     from trainer.policy import (
         TrainingError,
         load_policy,
@@ -236,11 +235,6 @@ def test_a_batch_in_several_passes_trains_the_same_rows_to_the_same_weights(
     assert sum(seen["cut"]) == sum(seen["whole"])
     for one, other in zip(probes["whole"], probes["cut"], strict=True):
         assert one.logprobs == pytest.approx(other.logprobs, abs=1e-3)
-
-
-def test_sft_rows_carry_loss_on_the_whole_answer_and_nothing_else() -> None:
-    row = row_of(a_sample("t", 1.0, prompt_token_ids=(5, 6), token_ids=(7, 8, 1)))
-    assert row == {"input_ids": [5, 6, 7, 8, 1], "labels": [-100, -100, 7, 8, 1]}
 
 
 @pytest.mark.parametrize("algorithm", ["grpo", "sft"])

@@ -1,9 +1,10 @@
 """SFT on successes: token-exact, from logged ids, with TRL's SFTTrainer.
 
-The first trainer, and the bar that GRPO has to beat. Rows are the logged
-prompt and answer ids; only answer tokens (the end token among them) carry
-loss. Nothing is rendered, tokenised or cut: `max_length` is None, because
-samples.py already left out what is too long.
+The first trainer, and the bar that GRPO has to beat. Rows are logged ids, the
+calls of a trajectory that go on from each other in one (batch/merging.py);
+only answer tokens (the end token among them) carry loss. Nothing is rendered,
+tokenised or cut: `max_length` is None, because samples.py already left out
+what is too long.
 """
 
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from trl import SFTConfig, SFTTrainer
 from trainer import ranks
 from trainer.algorithms.grpo import shared_arguments
 from trainer.algorithms.protocol import NothingToLearn
+from trainer.batch.merging import Row, merge, tokens_of
 from trainer.batch.order import RowOrder, checkpoint_steps, shape_for
 from trainer.batch.samples import Sample
 from trainer.policy import constant_schedule
@@ -34,12 +36,13 @@ class LoggedSFTTrainer(SFTTrainer):  # type: ignore[misc]
         return self.order
 
 
-def row_of(sample: Sample) -> dict[str, list[int]]:
-    """One row: prompt and answer, loss on the answer only."""
-    return {
-        "input_ids": [*sample.prompt_token_ids, *sample.token_ids],
-        "labels": [IGNORED] * len(sample.prompt_token_ids) + list(sample.token_ids),
-    }
+def row_of(row: Row, samples: Sequence[Sample]) -> dict[str, list[int]]:
+    """One row: what was said in it, with loss on the answers only."""
+    tokens = list(tokens_of(row, samples))
+    labels = [IGNORED] * len(tokens)
+    for span in row.spans:
+        labels[span.start : span.stop] = tokens[span.start : span.stop]
+    return {"input_ids": tokens, "labels": labels}
 
 
 def make_sft_trainer(
@@ -55,11 +58,11 @@ def make_sft_trainer(
     """The trainer of one round over samples that are all successes."""
     if not samples:
         raise NothingToLearn("no trajectory is rewarded above trainer.sft_threshold")
-    rows = [row_of(sample) for sample in samples]
+    rows = merge(samples)
     shape = shape_for(
         len(rows),
-        batch_size=settings.batch_size,
-        longest=max(len(row["input_ids"]) for row in rows),
+        batch_size=max(1, round(settings.batch_size * len(rows) / len(samples))),
+        longest=max(row.length for row in rows),
         processes=ranks.count(),
     )
     config = SFTConfig(
@@ -73,7 +76,7 @@ def make_sft_trainer(
     trainer = LoggedSFTTrainer(
         model=model,
         args=config,
-        train_dataset=Dataset.from_list([*rows, BLANK]),
+        train_dataset=Dataset.from_list([*(row_of(row, samples) for row in rows), BLANK]),
         processing_class=tokenizer,
         callbacks=callbacks,
         optimizers=(optimizer, constant_schedule(optimizer)),
