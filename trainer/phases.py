@@ -174,6 +174,9 @@ class Phases:
             self._reached("training_started")
             return run
         self._training.stop()
+        if not result.is_trained and not result.is_tried:
+            refs = map(TrajectoryRef.parse, directory.plan().refs)
+            self._store.give_back(run.policy, refs)
         if not result.is_trained:
             return directory.write(run, phase=Phase.FAILED, reason=result.reason)
         self._reached("trained")

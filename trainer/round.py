@@ -73,7 +73,8 @@ def main() -> int:
         result = RoundResult(is_trained=True, metrics=train(directory))
     except (TrainingError, AlgorithmError, NothingToLearn) as error:
         logger.exception("the round failed")
-        result = RoundResult(is_trained=False, reason=str(error))
+        is_tried = not isinstance(error, AlgorithmError)
+        result = RoundResult(is_trained=False, reason=str(error), is_tried=is_tried)
     if not ranks.is_first():
         return 0 if result.is_trained else ranks.status_of_follower(directory.path / RESULT)
     write_atomic(directory.path / RESULT, result.to_json())
@@ -217,12 +218,12 @@ def make_trainer(algorithm: Algorithm, round_: Round) -> Any:
         raise
     except Exception as error:  # a plug-in's own: it would raise it again at the next attempt
         logger.exception("no trainer was made")
-        raise TrainingError(
+        raise AlgorithmError(
             f"the algorithm {algorithm.name!r} made no trainer: {type(error).__name__}: {error}"
         ) from error
     if not isinstance(trainer, transformers.Trainer):
         kind = type(trainer).__name__
-        raise TrainingError(
+        raise AlgorithmError(
             f"the algorithm {algorithm.name!r} made no trainer: it returned a {kind}, which is no"
             " transformers.Trainer"
         )

@@ -107,6 +107,7 @@ class RoundResult(Record):
 
     is_trained: bool
     reason: str = ""
+    is_tried: bool = True  # False: it failed before it had looked at a row, which may be used again
     metrics: dict[str, float] = Field(default_factory=dict)
 
 

@@ -1,7 +1,7 @@
 """Stands in for `python -m trainer.round`: leaves the same files within a moment, without torch.
 
 An environment variable FAKE_ROUND says how: `ok`, `slow` (ten seconds), `fail`
-(a reason to give up), `crash`, or `nan`.
+(a reason to give up), `untried` (one that is no fault of the rows), `crash`, or `nan`.
 """
 
 import json
@@ -55,6 +55,8 @@ def main() -> None:
             time.sleep(0.05)
     if how == "fail":
         result = {"is_trained": False, "reason": "training diverged at step 3: loss is nan"}
+    elif how == "untried":
+        result = {"is_trained": False, "is_tried": False, "reason": "'mine' made no trainer"}
     else:
         seed = sum(directory.path.name.encode())
         rank = directory.plan().trainer.rank

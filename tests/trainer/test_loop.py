@@ -315,6 +315,22 @@ def test_a_trigger_with_too_little_to_learn_from_is_refused_in_words(
     assert store.count_trainable("policy") == 2, "nothing is used up"
 
 
+def test_rows_that_an_algorithm_did_not_look_at_are_offered_again(
+    make_loop: LoopMaker, store: Store, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = make_trainable(store, 4)
+    monkeypatch.setenv("FAKE_ROUND", "untried")
+    with make_loop() as loop:
+        cycle_until(loop, lambda: loop.board.last_run is not None)
+        assert last_run(redis).reason == "'mine' made no trainer"
+        assert [str(ref) for ref in store.trainable("policy", 9)] == names
+        assert not redis.zcard(keys.used("policy"))
+        loop._paused_until = 0.0
+        monkeypatch.setenv("FAKE_ROUND", "ok")
+        cycle_until(loop, lambda: last_run(redis).phase is Phase.PROMOTED)
+    assert store.count_trainable("policy") == 0
+
+
 def test_a_trigger_for_an_algorithm_that_is_not_there_takes_nothing(
     make_loop: LoopMaker, store: Store, redis: Redis
 ) -> None:

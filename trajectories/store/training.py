@@ -72,6 +72,18 @@ class Training(Room):
             self._expire(pipe, parsed)
         pipe.execute()
 
+    def give_back(self, policy: str, refs: Iterable[TrajectoryRef]) -> None:
+        """Offer trajectories again that were marked used, and of which nothing was learned."""
+        for ref in refs:
+            key = keys.trajectory(ref.tenant, ref.id)
+            reward, closed, updated_at = self._redis.hmget(key, "reward", "closed", "updated_at")
+            pipe = self._redis.pipeline(transaction=True)
+            pipe.zrem(keys.used(policy), str(ref))
+            if reward is not None and closed is not None:
+                pipe.hdel(key, keys.used(policy))
+                pipe.zadd(keys.trainable(policy), {str(ref): float(updated_at or 0)})
+            pipe.execute()
+
     def note_trained(self, policy: str, version: int, refs: Iterable[TrajectoryRef]) -> None:
         """Remember which trajectories a version was trained on; repeating it changes nothing."""
         members = [str(ref) for ref in refs]

@@ -116,6 +116,6 @@ def test_one_that_breaks_ends_the_round_with_its_reason_and_costs_no_row(
     assert training_round.main() == 0, "it is no crash: nobody starts it again"
     result = directory.result()
     assert result is not None
-    assert not result.is_trained
+    assert (result.is_trained, result.is_tried) == (False, False)
     assert re.search(said, result.reason)
     assert (directory.path / BATCH).read_bytes() == rows
