@@ -14,6 +14,9 @@ TORCH = {"torch", "trl", "peft", "transformers"}
 TORCH_FILES = {
     "trainer/policy.py",
     "trainer/algorithms/grpo.py",
+    "trainer/algorithms/logged.py",
+    "trainer/algorithms/loss.py",
+    "trainer/algorithms/tensors.py",
     "trainer/algorithms/sft.py",
     "trainer/algorithms/kto.py",
     "trainer/algorithms/dpo.py",

@@ -247,6 +247,9 @@ def summary(history: Sequence[dict[str, Any]]) -> dict[str, float]:
         "kl": "kl",
         "rewards/margins": "margin",
         "rewards/accuracies": "accuracy",
+        "kl_to_parent": "kl_to_parent",
+        "guarded_tasks": "guarded_tasks",
+        "tokens_saved_share": "tokens_saved_share",
     }
     found: dict[str, float] = {}
     for logged, name in names.items():

@@ -120,9 +120,7 @@ def gradient(base: Path, samples: list[Sample], path: Path) -> tuple[Any, dict[s
         optimizer=make_optimizer(model, settings, None),
         callbacks=[],
     )
-    data = [trainer.train_dataset[i] for i in range(len(trainer.train_dataset))]
-    batch = trainer._generate_and_score_completions(data)
-    trainer.current_gradient_accumulation_steps = 1
+    (batch,) = trainer.micro_batches(range(len(trainer.rows)))
     model.train()
     trainer._compute_loss(model, batch).backward()
     found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}

@@ -26,10 +26,8 @@ with warnings.catch_warnings():  # TRL warns of each vLLM it was not tested with
     from trl import GRPOTrainer
 
     from tests.trainer.tiny_model import VOCABULARY, save_base
-    from trainer.algorithms.grpo import (
-        LoggedGRPOTrainer,
-        make_grpo_trainer,
-    )
+    from trainer.algorithms.grpo import make_grpo_trainer
+    from trainer.algorithms.logged import LoggedGRPOTrainer
     from trainer.policy import (
         TrainingError,
         load_policy,
@@ -71,7 +69,8 @@ def a_plan(base: Path, algorithm: str = "grpo", **trainer: Any) -> Plan:
         "rank": 4,
         "alpha": 8,
         "batch_size": 8,
-        "learning_rate": 1e-2,
+        "learning_rate": 1e-2,  # far beyond any budget within a few steps
+        "kl_budget": 0.0,
         "threads": 1,
         "device": "cpu",
         **trainer,
@@ -121,11 +120,7 @@ def grpo(model: Any, tokenizer: Any, samples: list[Sample], path: Path, **change
     ("name", "parameters"),
     [
         ("_get_train_sampler", ["self", "dataset"]),
-        ("_generate_and_score_completions", ["self", "inputs"]),
-        (
-            "_get_per_token_logps_and_entropies",
-            ["self", "model", "input_ids", "attention_mask", "logits_to_keep", "batch_size"],
-        ),
+        ("_prepare_inputs", ["self", "generation_batch"]),
         ("_compute_loss", ["self", "model", "inputs"]),
     ],
 )
@@ -154,9 +149,7 @@ def test_the_first_gradient_is_the_policy_gradient_of_the_recorded_answers(
     """At ratio 1 the clipped loss has the gradient of -sum(A * logp) / tokens."""
     model, tokenizer = load_policy(a_plan(base))
     trainer = grpo(model, tokenizer, samples, tmp_path)
-    rows = [trainer.train_dataset[i] for i in range(len(samples))]
-    batch = trainer._generate_and_score_completions(rows)
-    trainer.current_gradient_accumulation_steps = 1
+    (batch,) = trainer.micro_batches(range(len(samples)))
     model.train()
     trainer._compute_loss(model, batch).backward()
     found = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
@@ -181,8 +174,7 @@ def test_rows_far_off_policy_are_clipped_away(
         for s in samples
     ]
     trainer = grpo(model, tokenizer, stale, tmp_path)
-    batch = trainer._generate_and_score_completions([trainer.train_dataset[i] for i in range(16)])
-    trainer.current_gradient_accumulation_steps = 1
+    (batch,) = trainer.micro_batches(range(len(stale)))
     model.train()
     trainer._compute_loss(model, batch).backward()
     assert all(not p.grad.any() for p in model.parameters() if p.grad is not None)
@@ -219,16 +211,16 @@ def test_a_batch_in_several_passes_trains_the_same_rows_to_the_same_weights(
     for name, tokens in (("whole", 8192), ("cut", longest)):
         monkeypatch.setattr("trainer.batch.order.TOKENS_PER_PASS", tokens)
         counts = seen.setdefault(name, [])
-        original = LoggedGRPOTrainer._generate_and_score_completions
+        original = LoggedGRPOTrainer.micro_batches
 
         def note(
-            self: Any, inputs: Any, counts: list[int] = counts, original: Any = original
+            self: Any, numbers: Any, counts: list[int] = counts, original: Any = original
         ) -> Any:
-            counts.append(len(inputs))
-            return original(self, inputs)
+            counts.append(len(numbers))
+            return original(self, numbers)
 
         with monkeypatch.context() as patched:
-            patched.setattr(LoggedGRPOTrainer, "_generate_and_score_completions", note)
+            patched.setattr(LoggedGRPOTrainer, "micro_batches", note)
             run = a_run(tmp_path / name, a_plan(base), samples)
             train(run)
         probes[name] = ProbeSet.from_json((run.trained / "probe.json").read_bytes()).probes
@@ -357,10 +349,10 @@ def test_the_gap_is_judged_by_the_largest_in_float32_and_the_mean_in_bfloat16() 
 def test_a_loss_that_is_nan_fails_the_round(
     base: Path, samples: list[Sample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(self: Any, model: Any, inputs: Any) -> Any:
-        return sum(p.sum() for p in model.parameters() if p.requires_grad) * float("nan")
+    def broken(objective: Any, answers: Any, size: Any) -> Any:
+        return answers.policy_bt.sum() * float("nan"), answers.spans_bt > 0
 
-    monkeypatch.setattr(LoggedGRPOTrainer, "_compute_loss", broken)
+    monkeypatch.setattr("trainer.algorithms.logged.policy_loss", broken)
     with pytest.raises(TrainingError, match="training diverged at step 1: loss is nan"):
         train(a_run(tmp_path / "run", a_plan(base), samples))
 

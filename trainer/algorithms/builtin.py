@@ -38,6 +38,7 @@ class Grpo:
             round_.tokenizer,
             samples=round_.samples,
             advantages=values,
+            parent=round_.plan.parent,
             settings=settings,
             output=round_.output,
             optimizer=round_.optimizer,

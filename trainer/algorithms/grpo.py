@@ -1,4 +1,4 @@
-"""GRPO from the log: a thin subclass of TRL's trainer that never generates.
+"""GRPO from the log: a thin subclass of TRL's trainer (logged.py) that never generates.
 
 Differences from textbook GRPO (arXiv 2402.03300):
 
@@ -7,90 +7,31 @@ Differences from textbook GRPO (arXiv 2402.03300):
 2. The importance ratio is against the recorded behaviour logprobs of whoever
    sampled the row, not against the policy at the start of the step. Without
    that, learning from a log that several versions wrote collapses.
-3. DAPO's token-level loss and asymmetric clipping (arXiv 2503.14476), a dual
-   clip (`delta`, arXiv 1912.09729), and DeepSeek-V3.2's mask of negative
-   sequences that have drifted too far off policy (arXiv 2512.02556).
-4. A KL term anchors to the base model, not to the adapter before.
+3. A row holds all calls of a trajectory that go on from each other
+   (batch/merging.py); the loss (loss.py) is that of its answers.
+4. A KL term anchors to the base model, not to the adapter before, and budgets
+   (budgets.py) end a round that goes too far.
 
-Losses, accumulation, checkpoints and devices are TRL's. The overridden methods
-are private: trl is pinned to 1.16, and a test holds their signatures.
+Here a round's settings become a trainer.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from datasets import Dataset
-from trl import GRPOConfig, GRPOTrainer
-from trl.trainer.utils import pad
+from trl import GRPOConfig
 
 from trainer import ranks
+from trainer.algorithms.budgets import Ledger, Limits
+from trainer.algorithms.logged import LEAST_ROWS, Budgets, LoggedGRPOTrainer
+from trainer.algorithms.loss import Objective
 from trainer.algorithms.protocol import NothingToLearn
-from trainer.batch.order import RowOrder, checkpoint_steps, shape_for
+from trainer.algorithms.rows import LoggedRows
+from trainer.batch import order
 from trainer.batch.samples import Sample
 from trainer.policy import TrainingError, constant_schedule, device_for
 from trajectories.settings import TrainerSettings
-
-SMALLEST_ADVANTAGE = 1e-8
-BLANK = {"prompt_ids": [0], "completion_ids": [0], "logprobs": [0.0], "advantage": 0.0, "loss": 0}
-
-
-class LoggedGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
-    """Trains on rows of {prompt_ids, completion_ids, logprobs, advantage, loss}."""
-
-    order: RowOrder
-
-    def _get_train_sampler(self, dataset: Any = None) -> RowOrder:
-        return self.order
-
-    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        """Padded rows of the log in the place of what TRL would have generated."""
-        fill = self._tokenizer.pad_token_id
-        prompts = self._padded([row["prompt_ids"] for row in inputs], fill, "left")
-        answers = self._padded([row["completion_ids"] for row in inputs], fill, "right")
-        prompt_mask = self._mask([row["prompt_ids"] for row in inputs], "left")
-        answer_mask = self._mask([row["completion_ids"] for row in inputs], "right")
-        behaviour = self._padded([row["logprobs"] for row in inputs], 0.0, "right").float()
-        loss_mask = self._padded(
-            [[row["loss"]] * len(row["completion_ids"]) for row in inputs], 0, "right"
-        )
-        advantages = torch.tensor([row["advantage"] for row in inputs], device=prompts.device)
-        batch = {
-            "prompt_ids": prompts,
-            "prompt_mask": prompt_mask,
-            "completion_ids": answers,
-            "completion_mask": answer_mask,
-            "tool_mask": loss_mask,  # TRL's name for tokens without loss
-            "advantages": advantages,
-            "old_per_token_logps": behaviour,
-            "sampling_per_token_logps": behaviour,
-            "num_items_in_batch": self.accelerator.gather(loss_mask.sum()).sum(),
-        }
-        if self.beta:
-            batch["ref_per_token_logps"] = self._base_logprobs(batch)
-        return batch
-
-    def _base_logprobs(self, batch: dict[str, Any]) -> torch.Tensor:
-        model = self.accelerator.unwrap_model(self.model)
-        with torch.no_grad(), model.disable_adapter():
-            logprobs, _, _ = self._get_per_token_logps_and_entropies(
-                self.model,
-                torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1),
-                torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1),
-                batch["completion_ids"].size(1),
-                batch_size=self.args.per_device_train_batch_size,
-            )
-        result: torch.Tensor = logprobs
-        return result
-
-    def _padded(self, rows: list[list[Any]], fill: float, side: str) -> torch.Tensor:
-        tensors = [torch.tensor(row) for row in rows]
-        padded: torch.Tensor = pad(tensors, padding_value=fill, padding_side=side)
-        return padded.to(self.accelerator.device)
-
-    def _mask(self, rows: list[list[int]], side: str) -> torch.Tensor:
-        return self._padded([[1] * len(row) for row in rows], 0, side)
 
 
 def make_grpo_trainer(
@@ -103,59 +44,79 @@ def make_grpo_trainer(
     output: Path,
     optimizer: Any,
     callbacks: list[Any],
+    parent: int = 0,
 ) -> LoggedGRPOTrainer:
-    """The trainer of one round; rows whose advantage is 0 teach nothing and are left out."""
-    rows: list[dict[str, Any]] = [
-        {
-            "prompt_ids": sample.prompt_token_ids,
-            "completion_ids": sample.token_ids,
-            "logprobs": sample.logprobs,
-            "advantage": advantage,
-            "loss": 1,
-        }
-        for sample, advantage in zip(samples, advantages, strict=True)
-        if abs(advantage) > SMALLEST_ADVANTAGE
-    ]
-    if len(rows) < 2:
+    """The trainer of one round; rows whose advantage is 0 teach nothing and are left out.
+
+    `parent` is the version that the round starts from.
+    """
+    rows = LoggedRows(samples, advantages, parent=parent, is_merged=settings.merge_calls)
+    if rows.spans < 2:
         raise NothingToLearn("every advantage is zero: all rewards of the round are alike")
-    longest = max(len(row["prompt_ids"]) + len(row["completion_ids"]) for row in rows)
-    shape = shape_for(
-        len(rows), batch_size=settings.batch_size, longest=longest, processes=ranks.count()
-    )
-    order = RowOrder(
-        len(rows),
-        shape,
-        chunk=shape.micro * shape.passes,  # TRL's loader takes a whole step for each process
-        seed=settings.seed,
-        repeat=shape.passes,
-    )
+    shape = shape_of(rows, settings.batch_size, ranks.count())
     config = GRPOConfig(
         **shared_arguments(settings, output),
         per_device_train_batch_size=shape.micro,
         gradient_accumulation_steps=shape.passes,
-        save_steps=checkpoint_steps(len(rows), shape, settings.epochs),
+        save_steps=order.checkpoint_steps(len(rows), shape, settings.epochs),
         num_generations=shape.width,  # TRL wants groups; nothing reads them here
         max_completion_length=settings.max_length,
-        loss_type="dapo",
-        epsilon=settings.clip_low,
-        epsilon_high=settings.clip_high,
-        delta=settings.dual_clip,
-        off_policy_mask_threshold=settings.off_policy_threshold,
-        beta=0.0,  # set below: given here, TRL would anchor to the adapter before
+        beta=0.0,  # ours is in the objective: TRL would anchor to the adapter before
         temperature=1.0,
     )
+    budgets = Budgets()
     trainer = LoggedGRPOTrainer(
         model=model,
         reward_funcs=refuse_to_reward,
         args=config,
-        train_dataset=Dataset.from_list([*rows, BLANK]),
+        train_dataset=Dataset.from_dict({"row": list(range(len(rows) + 1))}),
         processing_class=tokenizer,
-        callbacks=callbacks,
+        callbacks=[budgets, *callbacks],
         optimizers=(optimizer, constant_schedule(optimizer)),
     )
-    trainer.order = order
-    trainer.beta = settings.kl_to_base
+    budgets.trainer = trainer
+    trainer.rows, trainer.shape = rows, shape
+    trainer.objective = objective_of(settings)
+    trainer.ledger = Ledger(limits_of(settings), [task_name(key) for key in rows.tasks])
+    if settings.decoupled or (trainer.ledger.limits.needs_parent and not rows.fresh):
+        trainer.compute_parent(order.TOKENS_PER_PASS)
     return trainer
+
+
+def objective_of(settings: TrainerSettings) -> Objective:
+    return Objective(
+        loss=settings.loss,
+        clip_low=settings.clip_low,
+        clip_high=settings.clip_high,
+        dual_clip=settings.dual_clip,
+        off_policy_threshold=settings.off_policy_threshold,
+        is_decoupled=settings.decoupled,
+        weight_cap=settings.weight_cap,
+        kl_to_base=settings.kl_to_base,
+    )
+
+
+def limits_of(settings: TrainerSettings) -> Limits:
+    return Limits(settings.kl_budget, settings.kl_to_base_budget, settings.task_guard)
+
+
+def task_name(key: tuple[str, str | None, str | None]) -> str:
+    """A task of an agent, in words.
+
+    >>> task_name(("acme", "planner", None))
+    'planner, no task'
+    """
+    _, agent, task = key
+    return ", ".join(filter(None, (agent, task or "no task")))
+
+
+def shape_of(rows: LoggedRows, batch_size: int, processes: int) -> order.Shape:
+    """Steps of about `batch_size` samples, in whole rows, as even as can be."""
+    count = max(len(rows), LEAST_ROWS)
+    per_step = max(LEAST_ROWS, round(batch_size * len(rows) / rows.spans))
+    steps = -(-count // per_step)
+    per_step = max(LEAST_ROWS, -(-count // steps))
+    return order.shape_for(count, batch_size=per_step, longest=rows.longest, processes=processes)
 
 
 def refuse_to_reward(**_: Any) -> list[float]:

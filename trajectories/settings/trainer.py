@@ -105,11 +105,14 @@ class TrainerSettings(Section):
     turn_discount: float = Field(
         0.95, gt=0, le=1, description="Per call between a call and what it led to; not in identical"
     )
+    loss: Literal["grpo", "dapo", "dr_grpo", "gspo", "cispo"] = Field(
+        "dapo", description="Which loss of the GRPO family (docs/algorithms.md)"
+    )
     clip_low: float = Field(
         0.2, gt=0, lt=1, description="Importance ratios below 1 minus this are clipped (GRPO)"
     )
     clip_high: float = Field(
-        0.28, gt=0, lt=1, description="Importance ratios above 1 plus this are clipped (GRPO)"
+        0.28, gt=0, le=10, description="Importance ratios above 1 plus this are clipped (GRPO)"
     )
     dual_clip: float = Field(
         1.5, gt=1, description="Largest ratio that a negative advantage is multiplied with (GRPO)"
@@ -118,6 +121,32 @@ class TrainerSettings(Section):
         0.2, gt=0, description="Mean per-token KL beyond which a negative sample is masked"
     )
     kl_to_base: float = Field(0.0, ge=0, description="Coefficient of the KL to the base model")
+    decoupled: bool = Field(
+        False,
+        description="Clip against the policy at the start of the round, and weigh by how much"
+        " likelier that one was to say it than whoever did (GRPO)",
+    )
+    weight_cap: float = Field(
+        2.0, gt=0, description="Largest such weight; larger ones count for as much"
+    )
+    kl_budget: float = Field(
+        0.5,
+        ge=0,
+        description="KL to the version before, in nats an answer, at which a round stops; 0: none"
+        " (GRPO)",
+    )
+    kl_to_base_budget: float = Field(
+        0.0, ge=0, description="KL to the base model at which a round stops; 0: none (GRPO)"
+    )
+    task_guard: float = Field(
+        0.25,
+        ge=0,
+        description="How much less likely a task's successes may become, in nats an answer, before"
+        " its failures teach nothing; 0: any (GRPO)",
+    )
+    merge_calls: bool = Field(
+        True, description="Calls that go on from each other share a row: same gradient, less work"
+    )
     sft_threshold: float = Field(
         0.0,
         ge=-1,

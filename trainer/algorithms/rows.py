@@ -1,0 +1,104 @@
+"""The rows of a round as the GRPO family trains on them: read one by one, with their advantages.
+
+Pure. A row is read from the samples when it is asked for, so that a round may
+be larger than memory; what is kept of it are its spans.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from trainer.advantages.baseline import Key, key_of
+from trainer.batch.merging import Row, Span, merge, saving, tokens_of
+from trainer.batch.samples import Sample
+
+SMALLEST_ADVANTAGE = 1e-8
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedSpan:
+    """One answer in its row. Logprobs are of its tokens, in nats at temperature 1."""
+
+    start: int
+    stop: int
+    behaviour: Sequence[float]  # of whoever sampled it
+    parent: Sequence[float] | None  # of the version that the round starts from, where known
+    advantage: float
+    task: int  # its place among `LoggedRows.tasks`
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedRow:
+    """One pass of the model over what was said in a trajectory."""
+
+    token_ids: Sequence[int]
+    spans: tuple[LoggedSpan, ...]
+
+
+EMPTY = LoggedRow((0, 0), ())  # fills a batch that would not be full, and teaches nothing
+
+
+class LoggedRows(Sequence[LoggedRow]):
+    """Samples with their advantages, merged into rows; what has no advantage carries no loss.
+
+    `parent` is the version that the round starts from: what it sampled itself
+    was recorded with its own logprobs. `computed` are those that were not, by
+    sample.
+    """
+
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        advantages: Sequence[float],
+        *,
+        parent: int,
+        is_merged: bool = True,
+    ) -> None:
+        self._samples = samples
+        self._advantages = advantages
+        self._parent = parent
+        self.computed: dict[int, Sequence[float]] = {}
+        kept = [at for at, value in enumerate(advantages) if abs(value) > SMALLEST_ADVANTAGE]
+        self._tasks: dict[Key, int] = {}
+        self.fresh = 0  # samples of the parent itself
+        rows = merge((self._seen(samples[at]) for at in kept), is_on=is_merged)
+        self.rows = [_renumbered(row, kept) for row in rows]
+        self.saving = saving(rows)
+        self.spans = len(kept)
+        self.longest = max((row.length for row in rows), default=0)
+        self.longest_answer = max((s.stop - s.start for row in rows for s in row.spans), default=0)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> LoggedRow:  # type: ignore[override]
+        row = self.rows[index]
+        return LoggedRow(
+            tokens_of(row, self._samples), tuple(self._span(span) for span in row.spans)
+        )
+
+    @property
+    def tasks(self) -> Mapping[Key, int]:
+        """(tenant, agent, task) -> its number, from 0."""
+        return self._tasks
+
+    def _seen(self, sample: Sample) -> Sample:
+        self._tasks.setdefault(key_of(sample), len(self._tasks))
+        self.fresh += sample.version == self._parent
+        return sample
+
+    def _span(self, span: Span) -> LoggedSpan:
+        sample = self._samples[span.sample]
+        own = sample.logprobs if sample.version == self._parent else None
+        return LoggedSpan(
+            span.start,
+            span.stop,
+            sample.logprobs,
+            self.computed.get(span.sample, own),
+            self._advantages[span.sample],
+            self._tasks[key_of(sample)],
+        )
+
+
+def _renumbered(row: Row, numbers: Sequence[int]) -> Row:
+    """A row of some samples, by their places among all."""
+    return Row(tuple(Span(numbers[span.sample], span.start, span.stop) for span in row.spans))
