@@ -51,6 +51,7 @@ OTHER: dict[tuple[str, ...], tuple[str, Any]] = {
     ("gateway", "aliases"): ('["a","b"]', ("a", "b")),
     ("gateway", "api_key"): ("sk-1", "sk-1"),
     ("gateway", "signing_key"): ("sixteen-or-longer", "sixteen-or-longer"),
+    ("trainer", "loss"): ("gspo", "gspo"),
     ("trainer", "report_to"): ('["mlflow"]', ("mlflow",)),
     ("trainer", "replay_share"): ("0.25", 0.25),
     ("gateway", "durability"): ("required", "required"),
