@@ -6,10 +6,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck
+from hypothesis import settings as property_settings
 
 from ratchet.redis_server import EmbeddedRedis
 from trajectories.connection import Redis, connect
 from trajectories.settings import RedisSettings, Settings
+
+# Nothing is timed: a machine that others compute on as well is no reason to fail.
+property_settings.register_profile(
+    "untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+property_settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -180,7 +180,7 @@ class Phases:
         if not result.is_trained:
             return directory.write(run, phase=Phase.FAILED, reason=result.reason)
         self._reached("trained")
-        return directory.write(run, phase=Phase.TRAINED, metrics=result.metrics)
+        return directory.write(run, phase=Phase.TRAINED, metrics=result.metrics, notes=result.notes)
 
     def _died(self, directory: RunDirectory, run: Run, status: int) -> Run:
         """The process left no result: start it again from the same rows, a few times."""

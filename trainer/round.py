@@ -70,7 +70,8 @@ def main() -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     directory = RunDirectory(arguments.run)
     try:
-        result = RoundResult(is_trained=True, metrics=train(directory))
+        metrics = train(directory)
+        result = RoundResult(is_trained=True, metrics=metrics, notes=directory.notes())
     except (TrainingError, AlgorithmError, NothingToLearn) as error:
         logger.exception("the round failed")
         is_tried = not isinstance(error, AlgorithmError)
@@ -156,6 +157,8 @@ def train_leg(leg: Leg, plan: Plan, samples: Sequence[Sample], parts: Stages) ->
         with parts.stage(TRAINING):
             trainer.train(resume_from_checkpoint=last_checkpoint(leg.checkpoints))
         check_finite(model)
+        if ranks.is_first():
+            RunDirectory(leg.run).add_notes(getattr(trainer, "notes", ()))
         metrics |= summary(trainer.state.log_history)
         metrics["steps"] = float(trainer.state.global_step)
     with parts.stage(COMPARING):

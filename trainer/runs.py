@@ -10,10 +10,12 @@ without run.json was never a run. What the phases do is in phases.py.
 
 import shutil
 import time
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+import orjson
 from pydantic import Field
 from redis import Redis
 
@@ -31,6 +33,7 @@ PROGRESS = "progress.json"
 TRAINED = "trained"  # what the training process leaves: weights, probes, optimizer
 OPTIMIZER = "optimizer.pt"  # below TRAINED
 LOG = "round.log"
+NOTES = "notes.json"  # what the training process has to say beside numbers
 
 
 class Phase(StrEnum):
@@ -75,6 +78,7 @@ class Run(Record):
     model: str | None = None  # the adapter's name in the engines
     path: str | None = None  # the adapter's directory
     reason: str = ""  # why it was rejected or failed
+    notes: tuple[str, ...] = ()  # what its training stopped short of, and why
     metrics: dict[str, float] = Field(default_factory=dict)
 
     @property
@@ -109,6 +113,7 @@ class RoundResult(Record):
     reason: str = ""
     is_tried: bool = True  # False: it failed before it had looked at a row, which may be used again
     metrics: dict[str, float] = Field(default_factory=dict)
+    notes: tuple[str, ...] = ()  # what a budget or a guard stopped, and why
 
 
 class RunDirectory:
@@ -147,6 +152,15 @@ class RunDirectory:
     def samples(self) -> StoredSamples:
         """The rows, each read from disk when it is asked for."""
         return StoredSamples(self.path / BATCH)
+
+    def add_notes(self, notes: Sequence[str]) -> None:
+        """Keep what a trainer has to say; saying it again changes nothing."""
+        if known := tuple(dict.fromkeys((*self.notes(), *notes))):
+            write_atomic(self.path / NOTES, orjson.dumps(known))
+
+    def notes(self) -> tuple[str, ...]:
+        path = self.path / NOTES
+        return tuple(orjson.loads(path.read_bytes())) if path.is_file() else ()
 
     def result(self) -> RoundResult | None:
         """How the training ended, or None while it has not."""

@@ -17,13 +17,14 @@ from benchmarks.gateway_bench.table import (
     verdict_cells,
 )
 
-SECTIONS = ("gateways", "soak", "idle", "store", "ingest", "archive")
+SECTIONS = ("gateways", "soak", "idle", "store", "ingest", "overhead", "archive", "gpu")
 SKELETON = """\
 # Benchmarks
 
 What the gateway and the store cost. Every figure on this page was written here by a program,
 each of which owns a section: `benchmarks/gateway.py` (`make benchmark-gateway`),
-`benchmarks/store.py --write` and `benchmarks/ingest.py --write`.
+`benchmarks/store.py --write`, `benchmarks/ingest.py --write` and `python -m benchmarks.overhead
+--write`.
 
 ## Gateways side by side
 
@@ -97,11 +98,28 @@ The processes are those of a deployment, on one machine: a gateway's spool and s
 dispatcher, one worker. CPU is what to trust where others work on the machine, too: two cores have
 2,000,000 us a second, and 1,500 transitions may take 1,333 each.
 
+## Training, against plain TRL
+
+<!-- begin overhead -->
+Not measured yet: `python -m benchmarks.overhead --write`.
+<!-- end overhead -->
+
+A random Qwen3 of 6 million weights, LoRA of rank 16, one epoch over 80 calls in steps of 16, one
+thread. **TRL** is its GRPO trainer with its own loss; it is given the rows where it would have
+generated, so that only our reading, loss, metrics and budgets are the difference. **Tokens** are
+those that the model runs over, without padding. CPU is what to trust where others compute as well.
+
 ## A million archived transitions
 
 <!-- begin archive -->
 Not measured yet: `python benchmarks/archive.py`.
 <!-- end archive -->
+
+## A round on a GPU
+
+<!-- begin gpu -->
+Not measured yet: `python benchmarks/gpu_round.py`.
+<!-- end gpu -->
 """
 
 

@@ -90,15 +90,15 @@ class Ledger:
     def excess(self) -> str | None:
         """Which budget is used up, in words, or None."""
         limits = self.limits
-        if limits.kl_to_parent and self.kl_to_parent > limits.kl_to_parent:
-            return (
-                f"the KL to the version before is {self.kl_to_parent:.3g} nats an answer, above"
-                f" trainer.kl_budget ({limits.kl_to_parent:g})"
-            )
         if self.is_base_used_up:
             return (
                 f"the KL to the base model is {self.kl_to_base:.3g} nats an answer, above"
                 f" trainer.kl_to_base_budget ({limits.kl_to_base:g})"
+            )
+        if limits.kl_to_parent and self.kl_to_parent > limits.kl_to_parent:
+            return (
+                f"the KL to the version before is {self.kl_to_parent:.3g} nats an answer, above"
+                f" trainer.kl_budget ({limits.kl_to_parent:g})"
             )
         return None
 

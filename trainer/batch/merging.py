@@ -14,7 +14,6 @@ ends (calls that nothing goes on from), the fewest there can be.
 
 A row is no longer than its last call, which samples.py held against
 `trainer.max_length`: a trajectory that outgrows it ends at a call's boundary.
-What becomes of longer calls is in windows.py.
 """
 
 from collections.abc import Iterable, Sequence
