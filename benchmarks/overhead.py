@@ -46,7 +46,7 @@ from trajectories.settings import TrainerSettings
 PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
 VOCABULARY = 4096
 OPENING, ANSWER, BETWEEN = 48, 40, 24  # tokens
-CALLS = 80  # of each log
+CALLS = 40  # of each log
 COLUMNS = (
     "calls a trajectory",
     "way",
@@ -99,7 +99,7 @@ class PlainTrainer(GRPOTrainer):  # type: ignore[misc]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--calls", type=int, nargs="+", default=[1, 4, 8, 10])
     parser.add_argument("--json", type=Path, help="write the figures there")
     parser.add_argument("--write", action="store_true", help="write them to docs/benchmarks.md")
@@ -111,6 +111,7 @@ def main() -> None:
     found: list[Figures] = []
     with tempfile.TemporaryDirectory(prefix="overhead-") as name:
         base = save_base(Path(name) / "base")
+        measure(base, Path(name) / "warm", options.calls[0], 1)
         for calls in options.calls:
             found += measure(base, Path(name), calls, options.rounds)
             for line in cells(found):
@@ -126,6 +127,7 @@ def main() -> None:
 
 def measure(base: Path, directory: Path, calls: int, rounds: int) -> list[Figures]:
     """All ways over one log, in turn."""
+    directory.mkdir(exist_ok=True)
     plan = a_plan(base)
     samples = a_log(load_policy(plan)[0], directory / f"log-{calls}.jsonl", calls)
     advantages = [sample.reward for sample in samples]
@@ -135,15 +137,14 @@ def measure(base: Path, directory: Path, calls: int, rounds: int) -> list[Figure
         "ours, merged": lambda path: ours(plan, samples, advantages, path, is_merged=True),
     }
     times: dict[str, list[tuple[float, float]]] = {way: [] for way in ways}
-    for number in range(rounds + 1):
+    for number in range(rounds):
         for way, make in ways.items():
             with redirect_stdout(StringIO()):
                 trainer = make(directory / f"{way}-{calls}-{number}")
                 wall, cpu = time.perf_counter(), time.process_time()
                 trainer.train()
                 spent = time.perf_counter() - wall, time.process_time() - cpu
-            if number:  # the first is for warming up
-                times[way].append(spent)
+            times[way].append(spent)
     saved = saving(merge(samples))
     return [
         Figures(

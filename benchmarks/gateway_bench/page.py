@@ -104,7 +104,7 @@ dispatcher, one worker. CPU is what to trust where others work on the machine, t
 Not measured yet: `python -m benchmarks.overhead --write`.
 <!-- end overhead -->
 
-A random Qwen3 of 6 million weights, LoRA of rank 16, one epoch over 80 calls in steps of 16, one
+A random Qwen3 of 6 million weights, LoRA of rank 16, one epoch over 40 calls in steps of 16, one
 thread. **TRL** is its GRPO trainer with its own loss; it is given the rows where it would have
 generated, so that only our reading, loss, metrics and budgets are the difference. **Tokens** are
 those that the model runs over, without padding. CPU is what to trust where others compute as well.

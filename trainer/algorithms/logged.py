@@ -23,6 +23,7 @@ from trainer.batch.order import RowOrder, Shape
 from trainer.policy import TrainingError
 
 SUMS = ("tokens", "idle", "entropy", "known", "kl_to_parent", "answers", "kl_to_base")
+LARGEST_RISE = 1.0  # nats: a token that became likelier still counts for no more in a KL
 LEAST_ROWS = 2  # TRL refuses one; the second may be the empty one
 
 
@@ -119,8 +120,8 @@ class LoggedGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         assert answers.proximal_bt is not None
         is_known_bt = mask_bt & ~answers.proximal_bt.isnan()
         parent_bt = torch.where(is_known_bt, answers.proximal_bt, policy_bt)
-        # Of answers that the parent sampled: what it says against the policy is k3 turned round.
-        kl_bt = k3(parent_bt, policy_bt, is_known_bt)
+        # Of answers that the parent sampled: so it is the parent that k3 takes for the policy.
+        kl_bt = k3(parent_bt, policy_bt, is_known_bt, largest=LARGEST_RISE)
         is_success_bt = is_known_bt & (answers.advantages_bt > 0)
         lengths_bs = span_sums(mask_bt.to(policy_bt.dtype), spans_bt)
         share_bt = 1 / lengths_bs.gather(1, spans_bt).clamp(min=1.0)  # sums to 1 over an answer

@@ -120,9 +120,15 @@ def span_means(values_bt: Tensor, spans_bt: Tensor) -> Tensor:
     return means_bs.gather(1, spans_bt)
 
 
-def k3(policy_bt: Tensor, other_bt: Tensor, mask_bt: Tensor) -> Tensor:
-    """An estimate of KL(policy || other) at each token the policy sampled: never negative."""
-    log_ratio_bt = _difference(other_bt, policy_bt, mask_bt).clamp(max=LARGEST_LOG_RATIO)
+def k3(
+    policy_bt: Tensor, other_bt: Tensor, mask_bt: Tensor, *, largest: float = LARGEST_LOG_RATIO
+) -> Tensor:
+    """An estimate of KL(policy || other) at each token the policy sampled: never negative.
+
+    `largest` bounds how much likelier the other may find a token, in nats: the
+    estimate has a heavy tail there.
+    """
+    log_ratio_bt = _difference(other_bt, policy_bt, mask_bt).clamp(max=largest)
     return log_ratio_bt.exp() - log_ratio_bt - 1
 
 
