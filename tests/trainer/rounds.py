@@ -21,7 +21,8 @@ def a_plan(base: Path, algorithm: str, **trainer: Any) -> Plan:
         "rank": 4,
         "alpha": 8,
         "batch_size": 8,
-        "learning_rate": 1e-2,
+        "learning_rate": 1e-2,  # far beyond any budget within a few steps
+        "kl_budget": 0.0,
         "threads": 1,
         "device": "cpu",
         **trainer,

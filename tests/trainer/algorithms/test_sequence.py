@@ -77,7 +77,7 @@ def whole(base: Path, samples: list[Sample], tmp_path_factory: pytest.TempPathFa
     original = LoggedGRPOTrainer._compute_loss
 
     def note(self: Any, model: Any, inputs: dict[str, Any]) -> Any:
-        seen.update(inputs["old_per_token_logps"].flatten().tolist())
+        seen.update(inputs["behaviour"].flatten().tolist())
         return original(self, model, inputs)
 
     with pytest.MonkeyPatch.context() as patched:
