@@ -29,8 +29,8 @@ class Retrieval:
     habits: Habits = field(
         default=Habits(speaks_when_wrong=0.5, speaks_when_right=0.4, slips=0.02, cap=0.5)
     )
-    rounds: int = 4
-    sessions: int = 400
+    rounds: int = 3
+    sessions: int = 300
     steps: int = 850
     words: Sequence[str] = WORDS
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)

@@ -28,7 +28,7 @@ class TextToSql:
         default=Habits(speaks_when_wrong=0.5, speaks_when_right=0.4, slips=0.02, cap=0.5)
     )
     rounds: int = 4
-    sessions: int = 400
+    sessions: int = 300
     steps: int = 700
     words: Sequence[str] = WORDS
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
