@@ -27,8 +27,8 @@ class TextToSql:
     habits: Habits = field(
         default=Habits(speaks_when_wrong=0.5, speaks_when_right=0.4, slips=0.02, cap=0.5)
     )
-    rounds: int = 4
-    sessions: int = 300
+    rounds: int = 3
+    sessions: int = 400
     steps: int = 700
     words: Sequence[str] = WORDS
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
