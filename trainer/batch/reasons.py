@@ -35,8 +35,7 @@ REASONS: Mapping[Exclusion, Reason] = {
     Exclusion.TOO_LONG: Reason("prompt and answer are too long", "trainer.max_length"),
     Exclusion.STALE: Reason("sampled by too old a version", "trainer.max_staleness"),
     Exclusion.NO_RATIO: Reason(
-        "sampled greedily, by a grammar (a strict tool's too) or cut hard: no ratio (SFT takes it)",
-        "trainer.algorithm",
+        "sampled greedily, by a grammar or cut hard: no ratio (SFT takes it)", "trainer.algorithm"
     ),
     Exclusion.NOT_POSITIVE: Reason("not good enough to imitate", "trainer.sft_threshold"),
     Exclusion.UNPAIRED: Reason("no other answer to the same prompt was judged otherwise"),
