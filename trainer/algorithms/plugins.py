@@ -47,10 +47,10 @@ def find(name: str) -> Algorithm:
     return algorithm
 
 
-def stages_of(algorithm: str) -> tuple[str, ...]:
+def names_in(algorithm: str) -> tuple[str, ...]:
     """The names in the order in which they run.
 
-    >>> stages_of("sft+grpo")
+    >>> names_in("sft+grpo")
     ('sft', 'grpo')
     """
     return tuple(algorithm.split(SEPARATOR))
@@ -58,8 +58,8 @@ def stages_of(algorithm: str) -> tuple[str, ...]:
 
 def asks_of(algorithm: str, settings: TrainerSettings) -> Asks:
     """What one or several in turn ask of the log. Raises AlgorithmError for what cannot run."""
-    stages = stages_of(algorithm)
-    asked = joint([find(name).asks(settings) for name in stages])
+    names = names_in(algorithm)
+    asked = joint([find(name).asks(settings) for name in names])
     if settings.shuffle_rewards and not asked.is_shuffling:
         raise AlgorithmError(
             f"trainer.shuffle_rewards is no control for {algorithm}: it chooses its rows by reward"

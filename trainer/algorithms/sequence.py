@@ -16,7 +16,7 @@ from typing import overload
 
 import orjson
 
-from trainer.algorithms.plugins import stages_of
+from trainer.algorithms.plugins import names_in
 from trainer.algorithms.protocol import Asks
 from trainer.batch.samples import Sample
 from trainer.durable import write_atomic
@@ -83,7 +83,7 @@ class Leg:
 
 def legs(plan: Plan, run: Path) -> list[Leg]:
     """The legs of a round, in the order in which they run."""
-    names = stages_of(plan.algorithm)
+    names = names_in(plan.algorithm)
     return [Leg(name, number, len(names), run) for number, name in enumerate(names)]
 
 

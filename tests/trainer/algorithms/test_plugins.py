@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from trainer.algorithms import plugins
-from trainer.algorithms.plugins import AlgorithmError, asks_of, find, installed, joint, stages_of
+from trainer.algorithms.plugins import AlgorithmError, asks_of, find, installed, joint, names_in
 from trainer.algorithms.protocol import Algorithm, Asks
 from trajectories.settings import TrainerSettings
 
@@ -69,7 +69,7 @@ def test_a_module_may_be_an_algorithm() -> None:
 
 
 def test_a_sequence_asks_for_what_any_of_its_stages_can_use() -> None:
-    assert stages_of("sft+grpo") == ("sft", "grpo")
+    assert names_in("sft+grpo") == ("sft", "grpo")
     strict = Asks(needs_ratio=True, max_staleness=4, is_shuffling=True)
     assert joint([strict, Asks(above=0.5)]) == Asks()
     assert joint([strict]) == strict

@@ -45,7 +45,7 @@ def probes_of(trained: Path) -> list[float]:
     return [value for probe in probes for value in probe.logprobs]
 
 
-def test_each_stage_takes_what_it_asked_for(samples: list[Sample]) -> None:
+def test_each_leg_takes_what_it_asked_for(samples: list[Sample]) -> None:
     chance = random.Random(1)
     mixed = [
         sample.model_copy(
@@ -88,7 +88,7 @@ def whole(base: Path, samples: list[Sample], tmp_path_factory: pytest.TempPathFa
         return Whole(directory, train(directory), seen)
 
 
-def test_a_round_of_two_stages_has_the_metrics_of_both(whole: Whole) -> None:
+def test_a_round_of_two_legs_has_the_metrics_of_both(whole: Whole) -> None:
     metrics = whole.metrics
     assert (metrics["sft/steps"], metrics["grpo/steps"], metrics["steps"]) == (2, 4, 6)
     assert (metrics["sft/samples"], metrics["grpo/samples"], metrics["samples"]) == (8, 16, 16)
@@ -100,7 +100,7 @@ def test_a_round_of_two_stages_has_the_metrics_of_both(whole: Whole) -> None:
     assert progress["stage"] == "saving"
 
 
-def test_the_second_stage_goes_on_from_the_first(
+def test_the_second_leg_goes_on_from_the_first(
     whole: Whole, base: Path, samples: list[Sample]
 ) -> None:
     good = [s for s in samples if s.reward > 0]
@@ -116,14 +116,14 @@ def test_the_second_stage_goes_on_from_the_first(
     assert start + 0.1 < first < last - 0.05
 
 
-def test_ratios_of_a_later_stage_are_against_what_was_recorded(
+def test_ratios_of_a_later_leg_are_against_what_was_recorded(
     whole: Whole, samples: list[Sample]
 ) -> None:
     recorded = sorted({value for s in samples for value in s.logprobs} | {0.0})
     assert sorted(whole.held_against) == pytest.approx(recorded)
 
 
-def test_a_kill_in_the_second_stage_ends_where_an_unbroken_round_does(
+def test_a_kill_in_the_second_leg_ends_where_an_unbroken_round_does(
     whole: Whole,
     base: Path,
     samples: list[Sample],
@@ -147,14 +147,14 @@ def test_a_kill_in_the_second_stage_ends_where_an_unbroken_round_does(
     written = over.stat().st_mtime_ns
     assert last_checkpoint(broken.path / "checkpoints-1") is not None
     found = train(broken)
-    assert over.stat().st_mtime_ns == written, "the first stage is not done twice"
+    assert over.stat().st_mtime_ns == written, "the first leg is not done twice"
     assert found.keys() == whole.metrics.keys()
     assert found["steps"] == whole.metrics["steps"]
     wanted = probes_of(whole.directory.trained)
     assert probes_of(broken.trained) == pytest.approx(wanted, abs=1e-4)
 
 
-def test_a_stage_that_finds_nothing_is_passed_over_and_all_of_them_fail_the_round(
+def test_a_leg_that_finds_nothing_is_passed_over_and_all_of_them_fail_the_round(
     base: Path, samples: list[Sample], tmp_path: Path
 ) -> None:
     bad = [s for s in samples if s.reward < 0]
