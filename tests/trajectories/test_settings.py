@@ -69,6 +69,7 @@ OTHER: dict[tuple[str, ...], tuple[str, Any]] = {
     ("routes",): ('{"a": {"upstream": "policy"}}', {"a": RouteSettings(upstream="policy")}),
     ("tracing", "endpoint"): ("http://otel:4318", "http://otel:4318"),
     ("trainer", "baseline"): ("tracker", "tracker"),
+    ("trainer", "missing"): ("aipw", "aipw"),
     ("rewards", "air"): ('{"truncated": -0.1}', {"truncated": -0.1}),
     ("rewards", "metrics"): (
         '{"minutes": {"low": 0, "high": 9, "optimize": "min"}}',

@@ -25,6 +25,7 @@ from trainer.advantages.baseline import (
     root_mean_square,
 )
 from trainer.advantages.credit import Estimator, Spread, shuffle, spread, step_credit, verdicts
+from trainer.advantages.missing import correct
 from trainer.advantages.tracker import Tracker, priors_of, updated
 from trainer.batch.samples import Sample
 from trajectories.settings import TrainerSettings
@@ -42,6 +43,7 @@ def advantages_of(
     version: int = 0,
 ) -> list[float]:
     """One advantage per sample of a round that starts from `version`, as the settings want it."""
+    samples = _as_known(samples, settings)
     return advantages(
         samples,
         shrinkage=settings.shrinkage,
@@ -57,6 +59,7 @@ def tracker_after(
     samples: Sequence[Sample], settings: TrainerSettings, *, tracker: Tracker, version: int
 ) -> Tracker:
     """What is remembered once a round from `version` has learned from these samples."""
+    samples = _as_known(samples, settings)
     known = verdicts(samples)
     keys = {sample.part: key_of(sample) for sample in samples}
     rewards = {part: verdict.reward for part, verdict in known.items() if verdict.is_labelled}
@@ -68,6 +71,12 @@ def tracker_after(
         most_weight=settings.tracker_weight,
         half_life=settings.tracker_half_life,
     )
+
+
+def _as_known(samples: Sequence[Sample], settings: TrainerSettings) -> Sequence[Sample]:
+    """Samples without tokens, with what is known of missing rewards."""
+    light = [lean(sample) for sample in samples]
+    return correct(light, settings.aipw_limit) if settings.missing == "aipw" else light
 
 
 def _comparison(
@@ -95,7 +104,6 @@ def advantages(
     against: Comparison | None = None,
 ) -> list[float]:
     """One advantage per sample, in the samples' order."""
-    samples = [lean(sample) for sample in samples]
     if shuffle_seed is not None:
         samples = shuffle(samples, shuffle_seed)
     against = against or comparison(samples, baseline, shrinkage=shrinkage)

@@ -20,6 +20,7 @@ from trainer.batch.worth import Worth, agent_of, worth_of
 from trajectories.access import TENANT
 from trajectories.composition import Composition
 from trajectories.model import Choice, Outcome, Record, Sampling, Trajectory, Transition
+from trajectories.survey import is_surveyed, propensity_of
 
 # Sampling that cuts the distribution more than this makes the raw logprob a poor
 # description of how the token was chosen.
@@ -96,6 +97,10 @@ class Sample(Record):
     feedback: tuple[str, ...] = ()  # ids of the votes that the reward is made of
     principals: tuple[str, ...] = ()  # who gave them
     correction: Correction | None = None  # only where pairs are asked for
+    is_heard: bool = False  # the reward is what people said
+    guess: float | None = None  # what judges and programs say of it, without people
+    ask: float | None = None  # how likely it was that people would be asked; None: unknown
+    is_asked: bool = False  # they were
     is_replayed: bool = False  # an earlier round used it too (trainer.replay_share)
 
     @property
@@ -293,6 +298,8 @@ def _sample(trajectory: Trajectory, step: int, choice: Choice, worth: Worth) -> 
         step=step,
         calls_to_go=len(trajectory.transitions) - 1 - step,
         anchor=anchor_of(transition),
+        ask=propensity_of(trajectory.transitions),
+        is_asked=is_surveyed(trajectory.transitions),
         **worth_fields(worth, ids[step:]),
     )
 
@@ -303,6 +310,8 @@ def worth_fields(worth: Worth, ids: Sequence[str]) -> dict[str, Any]:
     return {
         "reward": worth.reward,
         "is_labelled": worth.is_labelled,
+        "is_heard": worth.is_heard,
+        "guess": worth.guess,
         "outcome": worth.outcome,
         "votes": _later(ids, worth.votes),
         "air": _later(ids, worth.air),

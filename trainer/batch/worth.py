@@ -14,6 +14,7 @@ from trajectories.composition import AIR, FEEDBACK, Composition, compose
 from trajectories.model import Reward, Trajectory, Transition
 
 _UNCLAMPED = (-1.0, 1.0)
+_PEOPLE = FEEDBACK + "human"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,8 @@ class Worth:
     votes: Mapping[str, float] = field(default_factory=dict)  # transition id -> what was said
     air: Mapping[str, float] = field(default_factory=dict)  # transition id -> weighted signals
     labels: tuple[Reward, ...] = ()  # the votes that were not left out
+    is_heard: bool = False  # people's votes decided
+    guess: float | None = None  # what it would be without people; None: only AIR would speak
 
 
 def agent_of(trajectory: Trajectory, transition: Transition) -> str | None:
@@ -74,6 +77,9 @@ def weigh(said: Said, composition: Composition, dropped: frozenset[str] = frozen
     of_kind = [reward for reward in kept if reward.source.startswith((AIR, FEEDBACK))]
     plain = replace(composition, clamp=_UNCLAMPED)
     labels = [reward for reward in kept if reward.source.startswith(FEEDBACK)]
+    shares = joint.breakdown.shares if joint.breakdown is not None else {}
+    others = [reward for reward in kept if not reward.source.startswith(_PEOPLE)]
+    unheard = joint if len(others) == len(kept) else compose(others, composition)
     return Worth(
         reward=said.final if is_whole else joint.final,
         is_labelled=joint.is_labelled or len(of_kind) < len(kept),
@@ -81,6 +87,8 @@ def weigh(said: Said, composition: Composition, dropped: frozenset[str] = frozen
         votes=_by_transition(labels, plain),
         air=_by_transition([r for r in kept if r.source.startswith(AIR)], plain),
         labels=tuple(labels),
+        is_heard=any(r.id in shares and r.source.startswith(_PEOPLE) for r in kept),
+        guess=unheard.final if unheard.is_labelled else None,
     )
 
 

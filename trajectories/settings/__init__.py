@@ -128,6 +128,15 @@ class Settings(BaseSettings):
         return self
 
     @model_validator(mode="after")
+    def _what_is_put_right_is_final(self) -> Self:
+        if self.trainer.missing == "aipw" and self.trainer.credit in ("step", "stepgroup"):
+            raise ValueError(
+                "trainer.missing = aipw puts final rewards right, and trainer.credit ="
+                f" {self.trainer.credit} reads what was said of calls: take identical or discounted"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _rank_fits_the_engine(self) -> Self:
         if self.engine.serve and self.trainer.rank > self.engine.max_lora_rank:
             raise ValueError(

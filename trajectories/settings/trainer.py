@@ -90,6 +90,14 @@ class TrainerSettings(Section):
     baseline: Literal["leave_one_out", "tracker", "group", "batch", "none"] = Field(
         "leave_one_out", description="What a reward is held against (GRPO; docs/learning.md)"
     )
+    missing: Literal["leave_out", "aipw"] = Field(
+        "leave_out",
+        description="What stands for people's missing rewards: what judges said; or that, put right"
+        " by those who were asked at random (GRPO; docs/learning.md)",
+    )
+    aipw_limit: float = Field(
+        100.0, ge=1, description="Largest reward, up or down, that such a correction makes (aipw)"
+    )
     shrinkage: float = Field(
         4.0, ge=0, description="Weight of the batch mean in a task's baseline, in trajectories"
     )

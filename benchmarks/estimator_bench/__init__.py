@@ -1,0 +1,1 @@
+"""Which estimator learns from logged traffic: a world of a few seconds, and four questions."""
