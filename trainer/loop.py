@@ -43,6 +43,7 @@ RECONCILE_SECONDS = 2.0
 FIRST_BACKOFF_SECONDS = 1.0
 LONGEST_BACKOFF_SECONDS = 30.0
 LACK_SECONDS = 5.0  # how long a batch that was too small is not looked at again
+LOOKS_SHARE = 10.0  # and at least this many times as long as the look took
 PAUSE_SECONDS = 60.0  # after a failed run; doubled for each further one
 LONGEST_PAUSE_SECONDS = 3600.0
 
@@ -330,7 +331,8 @@ class Loop:
             wanted = self._demand(by_interval=is_due)
             self._begin(new_id("run"), self._settings.trainer.algorithm, wanted)
         except Lack as lack:
-            self._look_at = now + LACK_SECONDS
+            spent = self._clock() - now  # a look into the archive takes its time
+            self._look_at = now + max(LACK_SECONDS, LOOKS_SHARE * spent)
             self.board.note = str(lack)
             self.board.lacking = [asdict(shortage) for shortage in lack.shortages]
             self._make_room(lack)

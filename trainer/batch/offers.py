@@ -19,7 +19,6 @@ from trainer.runs import PLAN
 from trajectories.archive import Archive, Filters, Place
 from trajectories.archive.index import digest_of
 from trajectories.errors import ArchiveError, RecordError
-from trajectories.labels import Labels
 from trajectories.model import Trajectory
 from trajectories.settings import Settings
 from trajectories.store import Store, TrajectoryRef
@@ -98,10 +97,10 @@ class Log:
         try:
             for record in self.archive.scan(filters, newest_first=True):
                 ref = record.ref
-                if _is_in(used, digest_of(ref)) or record.trajectory.labels == Labels.PENDING.value:
+                if str(ref) in offered or _is_in(used, digest_of(ref)):
                     continue
-                if str(ref) in offered or self.store.knows(selection.policy, ref):
-                    continue
+                if self.store.knows(selection.policy, ref):
+                    continue  # there it is decided, also whether labels are still waited for
                 yield ref, record.trajectory
                 most -= 1
                 if not most:

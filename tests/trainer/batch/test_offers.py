@@ -30,9 +30,7 @@ def to_archive(
         ref = TrajectoryRef.parse(name)
         found = store.archivable(ref)
         assert found is not None
-        record = Archived.of(found)
-        closed = record.trajectory.model_copy(update={"labels": "closed"})
-        writer.add(Archived(closed, record.feedback, (), record.edition, record.is_labelled))
+        writer.add(Archived.of(found))
         redis.delete(*redis.keys(f"trajectory:{ref.tenant}:{ref.id}*"))
         redis.zrem(keys.trainable("policy"), name)
     list(writer.seal())
