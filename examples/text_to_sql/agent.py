@@ -55,8 +55,8 @@ async def write(state: State, runtime: Runtime[Tools]) -> State:
     return {"query": query, "queries": 1}
 
 
-def run(state: State, runtime: Runtime[Tools]) -> State:
-    try:
+async def run(state: State, runtime: Runtime[Tools]) -> State:
+    try:  # not in a thread: sessions share one connection, which belongs to one thread at a time
         return {"result": show(run_query(runtime.context.database, state["query"])), "fault": ""}
     except QueryError as error:
         return {"result": "", "fault": str(error)}

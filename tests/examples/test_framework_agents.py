@@ -1,5 +1,6 @@
 """The examples' own agents against a scripted engine, in their framework's environment."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -76,11 +77,13 @@ async def test_the_analyst_writes_runs_checks_and_rewrites(tmp_path: Path) -> No
     async with start("text_to_sql", tmp_path / "agent.log") as agent:
         smooth = await analyse(agent, [COUNT, "OK"])
         rough, seen = await analyse(agent, said)
+        crowd = await asyncio.gather(*(analyse(agent, [COUNT, "OK"]) for _ in range(32)))
     checked = prompts.check_words("How many?", COUNT, "[[60]]")
     assert smooth == (
         Reply("[[60]]"),
         [[prompts.WRITE, "How many?"], [prompts.CHECK, checked]],
     )
+    assert crowd == [smooth] * 32  # side by side, over one database
     # SQLite's words, the checker's words, and no check after the third query.
     assert rough == Reply("[[60]]")
     after_error, after_check = seen[1], seen[3]
