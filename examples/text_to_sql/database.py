@@ -10,7 +10,6 @@ import json
 import math
 import random
 import sqlite3
-from pathlib import Path
 
 CITIES = ("Leeds", "York", "Hull", "Ripon", "Selby", "Whitby")
 DEPARTMENTS = ("sales", "support", "finance", "design", "transport")
@@ -58,17 +57,9 @@ def fill(connection: sqlite3.Connection) -> None:
     connection.commit()
 
 
-def write_database(path: Path) -> None:
-    """The database as a file, for an agent in another process."""
-    path.unlink(missing_ok=True)
-    connection = sqlite3.connect(path)
-    fill(connection)
-    connection.close()
-
-
 def open_database() -> sqlite3.Connection:
     """The database in memory, which queries cannot change."""
-    connection = sqlite3.connect(":memory:", check_same_thread=False)
+    connection = sqlite3.connect(":memory:")
     fill(connection)
     connection.execute("PRAGMA query_only = ON")
     return connection
