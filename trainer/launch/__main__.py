@@ -3,9 +3,13 @@
 Starts `trainer.round` once per process and ends with the last of them; its
 status is theirs. It is a process of its own between the loop and the ranks, so
 that each rank has a parent to die with.
+
+On every further machine: `python -m trainer.launch --follow NUMBER`, which
+starts that machine's share of each round (follow.py) by the settings it finds.
 """
 
 import argparse
+import logging
 import os
 import sys
 from pathlib import Path
@@ -17,18 +21,24 @@ ROUND = "trainer.round"
 
 
 def main() -> int:
-    """Launch and wait."""
+    """Launch and wait, or follow."""
     parser = argparse.ArgumentParser(prog="trainer.launch")
-    parser.add_argument("run", type=Path)
+    parser.add_argument("run", type=Path, nargs="?")
     parser.add_argument("--parent", type=int, default=0, help="process id that must stay alive")
-    parser.add_argument(
-        "--config", required=True, help="name or path of accelerate's configuration"
-    )
+    parser.add_argument("--config", help="name or path of accelerate's configuration")
     parser.add_argument("--argument", action="append", default=[], help="one more of accelerate's")
+    parser.add_argument("--machine", type=int, help="which one this is, from 0")
     parser.add_argument("--module", default=ROUND, help="what each process runs")
+    parser.add_argument("--follow", type=int, metavar="NUMBER", help="be this machine, from 1 on")
     arguments = parser.parse_args()
+    if arguments.follow is not None:
+        return follow_by_settings(arguments.follow, arguments.module)
+    if arguments.run is None or arguments.config is None:
+        parser.error("a run's directory and --config are needed, or --follow")
     die_with(arguments.parent)
     launch = find_launch(arguments.config, arguments.argument)
+    if arguments.machine is not None:
+        launch = launch.on_machine(arguments.machine)
     ranks = [str(arguments.run), "--parent", str(os.getpid())]
     if launch.is_cpu:
         start_on_cpu(launch, [arguments.module, *ranks])
@@ -51,9 +61,25 @@ def start_on_cpu(launch: Launch, ranks: list[str]) -> None:
     from torch.distributed.run import main as torchrun
 
     os.environ["ACCELERATE_USE_CPU"] = "true"
-    where = [] if launch.machines > 1 else ["--standalone"]
-    count = ["--nproc-per-node", str(launch.processes // launch.machines)]
-    torchrun([*where, *count, *launch.arguments, "-m", *ranks])
+    torchrun([*launch.torchrun(), "-m", *ranks])
+
+
+def follow_by_settings(number: int, module: str) -> int:
+    """Follow the trainer on the first machine until a signal. 2: the settings are wrong."""
+    from trainer.launch.follow import follow
+    from trajectories.errors import SettingsError
+    from trajectories.settings import load_settings
+    from trajectories.signals import stop_on_signals
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    stop = stop_on_signals()
+    try:
+        settings = load_settings()
+        follow(settings.runs_dir, settings.trainer, number=number, stop=stop, module=module)
+    except SettingsError as error:
+        logging.getLogger("trainer.launch").critical("%s", error)
+        return 2
+    return 0
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ has) is filled in here, unless `trainer.launch_arguments` says it.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +23,31 @@ class Launch:
 
     file: Path
     arguments: tuple[str, ...]  # more of `accelerate launch`
-    is_cpu: (
-        bool  # several processes without an accelerator: torchrun, which accelerate has no word for
-    )
-    processes: int  # of a CPU launch
+    is_cpu: bool
+    processes: int = 0  # all in all; 0: what this machine has
     machines: int = 1
+    machine: int = 0  # which of them this one is
+    address: str = "127.0.0.1"  # of the first one
+    port: int = 29_500
+
+    def on_machine(self, number: int) -> "Launch":
+        """The same, on the machine with this number, from 0."""
+        return replace(self, machine=number)
 
     def command(self, module: str, *, gpus: int) -> list[str]:
         """The arguments of `accelerate launch`; `gpus` is how many this machine shows."""
         counted = () if self._is_counted else ("--num_processes", str(max(1, gpus)))
-        return ["--config_file", str(self.file), *counted, *self.arguments, "-m", module]
+        which = ("--machine_rank", str(self.machine)) if self.machines > 1 else ()
+        return ["--config_file", str(self.file), *counted, *which, *self.arguments, "-m", module]
+
+    def torchrun(self) -> list[str]:
+        """The arguments of torchrun for a launch on CPUs, which accelerate has no word for."""
+        count = ["--nproc-per-node", str(max(1, self.processes // self.machines))]
+        where = ["--standalone"]
+        if self.machines > 1:
+            where = ["--nnodes", str(self.machines), "--node-rank", str(self.machine)]
+            where += ["--master-addr", self.address, "--master-port", str(self.port)]
+        return [*where, *count, *self.arguments]
 
     @property
     def _is_counted(self) -> bool:
@@ -67,4 +82,7 @@ def find_launch(name_or_path: str, arguments: Sequence[str] = ()) -> Launch:
         is_cpu=bool(content.get("use_cpu")),
         processes=int(content.get("num_processes", 0)),
         machines=int(content.get("num_machines", 1)),
+        machine=int(content.get("machine_rank", 0)),
+        address=str(content.get("main_process_ip") or "127.0.0.1"),
+        port=int(content.get("main_process_port") or 29_500),
     )
