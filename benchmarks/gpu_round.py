@@ -83,7 +83,7 @@ class Figures:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--small", action="store_true", help="tiny, and on the CPU")
-    parser.add_argument("--rounds", type=int, default=2, help="visits of each way, in turn")
+    parser.add_argument("--rounds", type=int, help="visits of each way, in turn (2, small: 1)")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
     parser.add_argument("--base", type=Path, help=argparse.SUPPRESS)
@@ -99,7 +99,7 @@ def main() -> None:
         make_base(base, size)
         visits = [
             visit(way, base, is_small=arguments.small)
-            for _ in range(arguments.rounds)
+            for _ in range(arguments.rounds or (1 if arguments.small else 2))
             for way in WAYS
         ]
     print(table(visits))
