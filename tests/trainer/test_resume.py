@@ -103,7 +103,7 @@ def watched(event: str = "", step: int = -1) -> Iterator[Seen]:
         yield seen
 
 
-@settings(max_examples=4, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=3, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     algorithm=st.sampled_from(ALGORITHMS),
     kills=st.lists(

@@ -13,6 +13,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from trainer.batch.samples import Sample
+from trainer.runs import RunDirectory
 
 pytest.importorskip("torch")
 pytest.importorskip("trl")
@@ -89,4 +90,9 @@ def test_a_model_that_two_processes_share_is_put_together_whole(
 def test_only_the_first_process_writes(directories: tuple[Path, Path]) -> None:
     one, two = ({path.name for path in (d / "grpo").iterdir()} for d in directories)
     assert one == two
-    assert {"trained", "progress.json"} <= two
+    assert {"trained", "progress.json", "result.json"} <= two
+    for directory in directories:
+        result = RunDirectory(directory / "grpo").result()
+        assert result is not None
+        assert result.is_trained
+        assert result.metrics["steps"] == 6
