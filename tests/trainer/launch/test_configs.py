@@ -61,3 +61,34 @@ def test_without_a_launch_a_round_is_one_process() -> None:
     assert command_for(TrainerSettings()) == COMMAND
     launched = command_for(TrainerSettings(launch="ddp", launch_arguments=("--num_processes", "2")))
     assert launched[-4:] == ("--config", "ddp", "--argument=--num_processes", "--argument=2")
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("ddp", {}),
+        ("fsdp", {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}),
+        ("nodes", {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}),
+        ("zero3", {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3"}),
+    ],
+)
+def test_accelerate_tells_each_process_what_the_configuration_means(
+    name: str, said: dict[str, str]
+) -> None:
+    """As far as there is no GPU: what `accelerate launch` would set for the ranks."""
+    commands = pytest.importorskip("accelerate.commands.launch")
+    prepare = pytest.importorskip("accelerate.utils.launch")
+    launch = find_launch(name, ("--main_process_port", "0") if name != "nodes" else ())
+    command = [*launch.on_machine(1).command("trainer.round", gpus=4), "run", "--parent", "7"]
+    arguments = commands.launch_command_parser().parse_args(command)
+    arguments, defaults, _ = commands._validate_launch_command(arguments)
+    assert arguments.training_script_args == ["run", "--parent", "7"]
+    assert arguments.num_processes == (16 if name == "nodes" else 4)
+    if name == "zero3":
+        arguments.deepspeed_fields_from_accelerate_config = ",".join(defaults.deepspeed_config)
+        _, environment = prepare.prepare_deepspeed_cmd_env(arguments)
+    else:
+        environment = prepare.prepare_multi_gpu_env(arguments)
+    assert said.items() <= environment.items()
+    if name == "nodes":
+        assert (arguments.nnodes, arguments.node_rank) == ("2", 1)
