@@ -70,7 +70,7 @@ class Rounds(Collector):
             except (OSError, RecordError) as error:
                 logger.warning("%s is not counted: %s", path, error)
                 continue
-            self._ended[path.parent.name] = run
+            self._ended[path.parent.name] = with_speed(run, plan)
             self._plans[path.parent.name] = plan.model_copy(update={"refs": (), "set_aside": ()})
 
     def _outcomes(self, runs: Sequence[Run]) -> Metric:
@@ -145,6 +145,18 @@ class Rounds(Collector):
             for policy, value in found.items():
                 family.add_metric([policy], value)
             yield family
+
+
+def with_speed(run: Run, plan: Plan) -> Run:
+    """The run with `tokens_per_second`, where it is known how long it trained.
+
+    A round that was killed in between trained for longer than its last process did.
+    """
+    tokens, seconds = run.metrics.get("tokens"), run.metrics.get("step_seconds")
+    if not tokens or not seconds or run.attempts > 1:
+        return run
+    speed = tokens * plan.trainer.epochs / seconds
+    return run.model_copy(update={"metrics": {**run.metrics, "tokens_per_second": speed}})
 
 
 class Versions(Collector):

@@ -73,6 +73,15 @@ def test_ended_rounds_are_counted_and_a_running_one_is_not(tmp_path: Path) -> No
     } <= lines
 
 
+def test_the_speed_of_a_round_is_shown_where_it_is_known(tmp_path: Path) -> None:
+    measured = {"tokens": 300.0, "step_seconds": 2.0}
+    end_run(tmp_path, "run_1", Phase.PROMOTED, attempts=2, metrics=measured)
+    rounds = Rounds(tmp_path)
+    assert not any("tokens_per_second" in line for line in shown(rounds))
+    end_run(tmp_path, "run_2", Phase.PROMOTED, attempts=1, metrics=measured)
+    assert 'ratchet_trainer_last_tokens_per_second{policy="policy"} 300.0' in shown(rounds)
+
+
 def test_a_directory_that_cannot_be_read_hides_no_other(tmp_path: Path) -> None:
     end_run(tmp_path, "run_1", Phase.FAILED)
     (tmp_path / "run_2").mkdir()
