@@ -32,7 +32,7 @@ def logged_samples(base: Path, count: int) -> list[Sample]:
             "token_ids": answer,
             "logprobs": tuple(logprobs_of(model, prompt, answer)),
         }
-        samples.append(a_sample(f"default/t{number}", 1.0 if number % 2 else -1.0, **fields))
+        samples.append(a_sample(f"default/t{number}", 1.0 if number % 2 else -0.5, **fields))
     return samples
 
 
