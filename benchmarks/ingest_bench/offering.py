@@ -21,7 +21,9 @@ TURNS = 6
 VOTED = 10  # one conversation in as many gets a vote
 RECORDS_PER_TRANSITION = 1 + 1 / (TURNS * VOTED)
 GAP_SECONDS = 3.0  # between two turns of a conversation
-SYSTEM_BYTES, MESSAGE_BYTES = 1_024, 300
+# Of the system prompt and of each message: 4 KB a record. Those that come from an engine carry
+# token ids and logprobs, 3 KB of them.
+TEXT_BYTES, TEXT_BYTES_WITH_TOKENS = (1_024, 300), (256, 80)
 TICK_SECONDS = 0.02
 _LENGTH = struct.Struct("<I")
 
@@ -60,7 +62,8 @@ def make(
     count, size = 0, 0
     begin = time.time() + 0.0012 * wanted + 5  # about when they will be sent
     with path.open("wb") as file:
-        for offer in islice(offers(rate, begin, is_named), wanted):
+        sizes = TEXT_BYTES_WITH_TOKENS if key else TEXT_BYTES
+        for offer in islice(offers(rate, begin, is_named, sizes), wanted):
             payload = offer.as_request(key) if key else pack_record(offer.record)
             file.write(_LENGTH.pack(len(payload)) + payload)
             is_transition = isinstance(offer.record, Transition)
@@ -69,7 +72,9 @@ def make(
     return count, size / count
 
 
-def offers(rate: float, begin: float, is_named: bool) -> Iterator[Offer]:
+def offers(
+    rate: float, begin: float, is_named: bool, text_bytes: tuple[int, int] = TEXT_BYTES
+) -> Iterator[Offer]:
     """Groups of conversations, turn by turn: each goes on after `GAP_SECONDS` of traffic."""
     together = max(1, int(rate * GAP_SECONDS))
     sent, number = 0, 0
@@ -80,8 +85,8 @@ def offers(rate: float, begin: float, is_named: bool) -> Iterator[Offer]:
                 conversation(
                     number,
                     turns=TURNS,
-                    system_bytes=SYSTEM_BYTES,
-                    message_bytes=MESSAGE_BYTES,
+                    system_bytes=text_bytes[0],
+                    message_bytes=text_bytes[1],
                     is_named=is_named,
                 )
             )
