@@ -58,7 +58,7 @@ def make_sft_trainer(
     """The trainer of one round over samples that are all successes."""
     if not samples:
         raise NothingToLearn("no trajectory is rewarded above trainer.sft_threshold")
-    rows = merge(samples)
+    rows = merge(samples, is_on=settings.merge_calls)
     shape = shape_for(
         len(rows),
         batch_size=max(1, round(settings.batch_size * len(rows) / len(samples))),
