@@ -187,6 +187,7 @@ def plain(plan: Plan, samples: StoredSamples, output: Path) -> PlainTrainer:
         }
         for sample in samples
     ]
+    blank = {"prompt": [0], "answer": [-1], "logprobs": [0.0], "advantage": 0.0}
     longest = max(len(row["prompt"]) + len(row["answer"]) for row in rows)  # type: ignore[arg-type]
     shape: Shape = shape_for(len(rows), batch_size=settings.batch_size, longest=longest)
     config = GRPOConfig(
@@ -206,7 +207,7 @@ def plain(plan: Plan, samples: StoredSamples, output: Path) -> PlainTrainer:
         model=model,
         reward_funcs=refuse_to_reward,
         args=config,
-        train_dataset=Dataset.from_list(rows),
+        train_dataset=Dataset.from_list([*rows, blank]),
         processing_class=tokenizer,
         optimizers=(optimizer, constant_schedule(optimizer)),
     )
