@@ -13,8 +13,9 @@ update:
 """
 
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 STEPS = 4  # a KL is a mean over the answers of so many steps
 LEAST_SUCCESSES = 4  # of a task, before anything is said of it
@@ -117,6 +118,24 @@ class Ledger:
     def notes(self) -> tuple[str, ...]:
         """What was said of tasks, for the run."""
         return tuple(self._closed.values())
+
+    def state(self) -> dict[str, Any]:
+        """All that was counted, for a checkpoint: JSON has it."""
+        return {
+            "steps": [asdict(step) for step in self._steps],
+            "successes": self._successes,
+            "rises": self._rises,
+            "seen": self._seen,
+            "closed": [[task, words] for task, words in self._closed.items()],
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from what a checkpoint has, over the same rows."""
+        self._steps.clear()
+        self._steps.extend(StepSums(**step) for step in state["steps"])
+        self._successes, self._rises = list(state["successes"]), list(state["rises"])
+        self._seen = state["seen"]
+        self._closed = dict(state["closed"])
 
     def _rise(self, task: int) -> float:
         return self._rises[task] / self._successes[task]

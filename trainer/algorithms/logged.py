@@ -198,6 +198,14 @@ class Budgets(TrainerCallback):  # type: ignore[misc]
     def __init__(self) -> None:
         self.trainer: LoggedGRPOTrainer
 
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if kept := state.stateful_callbacks.get(type(self).__name__):
+            self.trainer.ledger.restore(kept)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """What was spent goes into the next checkpoint."""
+        state.stateful_callbacks[type(self).__name__] = self.trainer.ledger.state()
+
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         trainer = self.trainer
         trainer.close_step()

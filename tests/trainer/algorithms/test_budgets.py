@@ -1,5 +1,7 @@
 """What a round may spend, and what it says when it has."""
 
+import orjson
+
 from trainer.algorithms.budgets import LEAST_SUCCESSES, STEPS, Ledger, Limits, StepSums
 
 
@@ -63,3 +65,13 @@ def test_a_few_successes_close_nothing() -> None:
     ledger = Ledger(Limits(task_fall=0.25), ("a", "b"))
     ledger.add(step(successes=(LEAST_SUCCESSES - 1.0, 0.0), rises=(-50.0, 0.0)))
     assert ledger.closed == frozenset()
+
+
+def test_a_round_that_is_resumed_has_spent_what_it_had() -> None:
+    ledger = Ledger(Limits(kl_to_parent=0.5, task_fall=0.25), ("a", "b"))
+    for _ in range(6):
+        ledger.add(step(kl_to_parent=3.0, successes=(8.0, 8.0), rises=(-4.0, 4.0)))
+    again = Ledger(ledger.limits, ledger.tasks)
+    again.restore(orjson.loads(orjson.dumps(ledger.state())))
+    assert orjson.dumps(again.state()) == orjson.dumps(ledger.state())
+    assert (again.closed, again.notes) == (ledger.closed, ledger.notes)

@@ -205,3 +205,16 @@ def test_the_decoupled_loss_holds_on_to_the_policy_at_the_start(
     assert len(before) == len(log)
     trainer.train()
     assert {number: list(values) for number, values in trainer.rows.computed.items()} == before
+
+
+def test_a_resumed_round_goes_on_with_its_budget(
+    base: Path, log: list[Sample], tmp_path: Path
+) -> None:
+    first = a_trainer(base, log, tmp_path, epochs=5)
+    first.train()
+    checkpoint = min(tmp_path.glob("checkpoint-*"), key=lambda path: int(path.name[11:]))
+    second = a_trainer(base, log, tmp_path / "again", epochs=5)
+    second.train(resume_from_checkpoint=str(checkpoint))
+    assert second.state.global_step == first.state.max_steps
+    assert second.ledger.kl_to_parent == pytest.approx(first.ledger.kl_to_parent, rel=1e-3)
+    assert second.ledger.state()["seen"] == first.ledger.state()["seen"]
