@@ -11,10 +11,10 @@ import orjson
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse, Response
 
+from gateway.access import Caller
 from gateway.dialects.messages import count_tokens_body, parse_messages
 from gateway.errors import ApiError
 from gateway.feedback import By, Shared, services_of
-from gateway.routing import choose
 from gateway.services import Services
 from gateway.upstream import UpstreamCut, response_headers
 from gateway.upstreams.places import place_of
@@ -39,19 +39,21 @@ async def count_tokens(
     caller.check_model(body["model"])
     for target in services.table.targets(body["model"], "messages"):
         if target.kind == "vllm":
-            return await _count(services, target, body)
+            return await _count(services, target, body, caller)
         if target.is_native:
             return await _pass(services, target, request, body)
     message = f"nothing behind `{body['model']}` counts tokens"
     raise ApiError(400, "unsupported_dialect", message, param="model")
 
 
-async def _count(services: Services, target: Target, body: dict[str, Any]) -> Response:
+async def _count(
+    services: Services, target: Target, body: dict[str, Any], caller: Caller
+) -> Response:
     model = target.model
     if target.is_policy:
-        snapshot = services.watcher.snapshot
-        route = choose(model, aliases=services.table.aliases, snapshot=snapshot)
-        model = route.model if route.version is None else snapshot.versions[0].model
+        policies = services.policies
+        policy = policies.answering(model, caller.tenant, None) or policies.default
+        model = policy.tokenizing(model)
     asked = {**count_tokens_body(body), "model": model}
     place = place_of(services, target.upstream)
     status, found = await services.upstream.ask("POST", place, "/tokenize", asked, seconds=_SECONDS)

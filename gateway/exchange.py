@@ -247,7 +247,7 @@ class Exchange:
         self._server = services.servers[self._target.upstream]
         self._asked = ask(call, self._target, self._route)
         self._replica = self._server.choose(call.affinity, now, avoid=self._failed)
-        services.in_flight.enter(self._route.version)
+        services.policies.enter(self._route)
         self._tries += 1
         self._sent = now
         self._phase = _Phase.CONNECTING
@@ -302,7 +302,7 @@ class Exchange:
         replica, self._replica = self._replica, None
         if replica is not None:
             self._ended = time.monotonic()
-            self._services.in_flight.leave(self._route.version)
+            self._services.policies.leave(self._route)
             self._server.come_back(replica, is_well=is_well, now=self._ended)
         return replica
 
@@ -320,7 +320,7 @@ class Exchange:
             self._cancel()
             self._release(is_well=True)
             self._services.metrics.fallbacks.inc()
-            self._route = self._services.base_route(self._call)
+            self._route = self._services.base_route(self._call, self._route)
             try:
                 self._ask()
             except ApiError as refused:

@@ -277,11 +277,15 @@ class Desk:
                     content["step"] = found[0]
                 if transition.policy_version is not None:
                     content["policy"] = transition.policy_version
+        policies = self.services.policies
+        policy = policies.default
+        if transition is not None:
+            policy = policies.get(transition.policy) or policy
         return content | training_of(
             vote,
             transition,
-            current=self.services.watcher.snapshot.current,
-            max_staleness=self.services.settings.trainer.max_staleness,
+            current=policy.snapshot.current,
+            max_staleness=policy.settings.trainer.max_staleness,
         )
 
     def _state(self, item: Item, *, is_brief: bool = False) -> dict[str, Any]:
@@ -302,9 +306,15 @@ class Desk:
         """The policy versions that were trained on what a vote was about, if there are any."""
         if item.ref is None:
             return {}
-        snapshot = self.services.watcher.snapshot
-        used = self._store.used_by(snapshot.policy, snapshot.versions, item.ref)
-        return {"used_by": used} if used else {}
+        content: dict[str, Any] = {}
+        policies = self.services.policies
+        for policy in policies:
+            used = self._store.used_by(policy.name, policy.snapshot.versions, item.ref)
+            if used and policy is policies.default:
+                content["used_by"] = used
+            elif used:
+                content.setdefault("used_by_policies", {})[policy.name] = used
+        return content
 
 
 _NAMES = frozenset({"reward", "rating", "satisfied", "used_result", "comment", "demonstration"})

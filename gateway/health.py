@@ -65,11 +65,12 @@ def exposition(services: Services) -> bytes:
     """What this process counts. Gauges are read now; all else was counted as it happened."""
     found = services.metrics
     found.in_flight.clear()
-    for version, count in services.in_flight.by_version().items():
-        found.in_flight.labels(str(version)).set(count)
+    for policy in services.policies:
+        for version, count in policy.in_flight.by_version().items():
+            found.in_flight.labels(policy.name, str(version)).set(count)
+        found.revision.labels(policy.name).set(policy.snapshot.revision)
     found.spool_unshipped.set(services.spool.unshipped)
     found.spool_bytes.set(services.spool.size_bytes)
-    found.revision.set(services.watcher.snapshot.revision)
     return found.render()
 
 

@@ -119,8 +119,8 @@ class Metrics:
             registry.register(collector)
         self.in_flight = Gauge(
             "ratchet_in_flight",
-            "Requests running, by policy version",
-            ["version"],
+            "Requests running, by policy and version",
+            ["policy", "version"],
             registry=registry,
         )
         self.dropped = Counter(
@@ -170,7 +170,10 @@ class Metrics:
             "ratchet_corrupt_segments", "Spool segments set aside as broken", registry=registry
         )
         self.revision = Gauge(
-            "ratchet_registry_revision", "Registry revision routed by", registry=registry
+            "ratchet_registry_revision",
+            "Registry revision routed by",
+            ["policy"],
+            registry=registry,
         )
 
     def render(self) -> bytes:

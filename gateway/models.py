@@ -5,7 +5,7 @@ other upstreams, and what the engine serves besides. Adapters are hidden: their
 names are ours, and an alias says which version it means now.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -18,14 +18,16 @@ _LAST_SECOND = 253_402_300_799  # of the year 9999
 
 def model_list(
     entries: Iterable[Entry],
-    aliases: Iterable[str],
-    snapshot: Snapshot,
+    aliases: Mapping[str, Snapshot],
     anthropic: bool = False,
     *,
     routes: Iterable[str] = (),
 ) -> dict[str, Any]:
-    """The whole list. `entries` are the engine's own, `routes` the names other upstreams answer."""
-    found = list(_known(entries, aliases, snapshot, routes).values())
+    """The whole list. `entries` are the engine's own, `routes` the names other upstreams answer.
+
+    `aliases` name policies, each with its versions.
+    """
+    found = list(_known(entries, aliases, routes).values())
     if not anthropic:
         return {"object": "list", "data": found}
     return {
@@ -39,28 +41,26 @@ def model_list(
 def model_entry(
     name: str,
     entries: Iterable[Entry],
-    aliases: Iterable[str],
-    snapshot: Snapshot,
+    aliases: Mapping[str, Snapshot],
     anthropic: bool = False,
     *,
     routes: Iterable[str] = (),
 ) -> Entry | None:
     """One model of the list; None when it is not there."""
-    entry = _known(entries, aliases, snapshot, routes).get(name)
+    entry = _known(entries, aliases, routes).get(name)
     return _anthropic(entry) if entry is not None and anthropic else entry
 
 
 def _known(
-    entries: Iterable[Entry], aliases: Iterable[str], snapshot: Snapshot, routes: Iterable[str]
+    entries: Iterable[Entry], aliases: Mapping[str, Snapshot], routes: Iterable[str]
 ) -> dict[str, Entry]:
-    hidden = {version.model for version in snapshot.versions.values() if version.version > 0}
-    found = {name: _alias(name, snapshot) for name in aliases if name != ANY}
+    found = {name: _alias(name, snapshot) for name, snapshot in aliases.items() if name != ANY}
     for name in routes:
         if name != ANY:
             found.setdefault(name, _entry(name, 0))
     for entry in entries:
         served = entry.get("id")
-        if isinstance(served, str) and served not in hidden:
+        if isinstance(served, str):
             found.setdefault(served, entry)
     return found
 

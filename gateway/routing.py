@@ -124,4 +124,5 @@ class InFlight:
             self._counts[version] -= 1
 
     def by_version(self) -> dict[int, int]:
+        """Those versions that answer something now."""
         return {version: count for version, count in self._counts.items() if count}

@@ -11,9 +11,10 @@ from gateway.dialects.asking import Asked
 from gateway.dialects.responses import input_items, input_messages
 from gateway.metrics import Metrics
 from gateway.outbox import Outbox
+from gateway.policies import Policies, serve_policies
 from gateway.recorder import Recorder
 from gateway.responses_store import KeptResponse, ResponsesStore
-from gateway.routing import InFlight, Route, Stickiness, at_version, choose
+from gateway.routing import Route
 from gateway.siblings import Siblings
 from gateway.snapshot import SnapshotWatcher
 from gateway.spool.shipper import Shipper
@@ -36,7 +37,6 @@ from trajectories.survey import Survey, open_survey
 
 MEGABYTE = 1024 * 1024
 STATE = "gateway"  # where `uvicorn`'s protocol finds the services: a name in the lifespan's state
-_CONVERSATIONS = 20_000  # without a session, remembered to keep them on one version
 
 
 @dataclass(slots=True)
@@ -53,11 +53,8 @@ class Services:
     recorder: Recorder
     store: Store
     cold: ColdReads
-    registry: Registry
+    policies: Policies
     watcher: SnapshotWatcher
-    in_flight: InFlight
-    stickiness: Stickiness
-    conversations: Stickiness
     responses: ResponsesStore
     table: Table
     servers: dict[str, Server | Foreign]
@@ -84,27 +81,19 @@ class Services:
         if not target.is_policy:
             alias = call.model if call.model != target.model else None
             return Route(target.model, alias=alias, upstream=target.upstream)
-        if call.caller.tenant != self.settings.policy_tenant:
-            # What one tenant's traffic made answers nobody else's.
-            return at_version(call.model, 0, self.watcher.snapshot)
-        now = time.monotonic()
-        memory = self.stickiness if call.is_named else self.conversations
+        policies = self.policies
+        policy = policies.answering(target.model, call.caller.tenant, call.attribution.agent)
+        if policy is None:
+            return policies.default.base_route(call.model)
         name = call.trajectory_id if call.is_named else str(call.affinity)
-        route = choose(
-            target.model,
-            aliases=self.table.aliases,
-            snapshot=self.watcher.snapshot,
-            bound=memory.version_of(name, now),
-        )
-        if route.alias is not None and route.version is not None:
-            memory.bind(name, route.version, now)
+        route = policy.route(target.model, name, call.is_named, time.monotonic())
         if call.model != (route.alias or route.model):
             route = replace(route, alias=call.model)
         return route
 
-    def base_route(self, call: Call) -> Route:
+    def base_route(self, call: Call, lost: Route) -> Route:
         """Where a call goes whose version the engine has lost."""
-        return at_version(call.model, 0, self.watcher.snapshot)
+        return (self.policies.get(lost.policy) or self.policies.default).base_route(call.model)
 
     def spend(self, caller: Caller, usage: dict[str, Any]) -> None:
         """Count the tokens of an answer, for its key and for the metrics."""
@@ -141,7 +130,11 @@ def build_services(
     spool = Spool.open(settings.spool_dir, budget_bytes=settings.gateway.spool_mb * MEGABYTE)
     redactor = open_redactor(settings)
     shipper = Shipper(shipping, spool, metrics, redactor)
-    registry = Registry(redis, settings.policy, settings.upstream.base_model)
+    base_model = settings.upstream.base_model
+    registries = {name: Registry(redis, name, base_model) for name in settings.policy_names}
+    table = Table(settings)
+    snapshots = [registry.empty for registry in registries.values()]
+    policies = serve_policies(settings, snapshots, table.aliases)
     outbox = Outbox()
     recorder = Recorder(
         spool,
@@ -152,8 +145,6 @@ def build_services(
         hurry=shipper.hurry,
     )
     outbox.commit = recorder.commit
-    in_flight = InFlight()
-    stickiness = Stickiness(settings.gateway.sticky_seconds)
     return Services(
         settings=settings,
         redis=redis,
@@ -169,13 +160,10 @@ def build_services(
         recorder=recorder,
         store=Store(redis),
         cold=ColdReads(settings.archive_url),
-        registry=registry,
-        watcher=SnapshotWatcher(redis, registry, spool, in_flight=in_flight, stickiness=stickiness),
-        in_flight=in_flight,
-        stickiness=stickiness,
-        conversations=Stickiness(settings.gateway.sticky_seconds, _CONVERSATIONS),
+        policies=policies,
+        watcher=SnapshotWatcher(redis, registries, spool, policies=policies),
         responses=ResponsesStore(redis, redactor),
-        table=Table(settings),
+        table=table,
         servers=build_servers(settings, outbox),
         outbox=outbox,
         redactor=redactor,

@@ -1,7 +1,7 @@
-"""Keeps the registry's snapshot fresh, and tells the trainer what we route by.
+"""Keeps the registry's snapshots fresh, and tells the trainers what we route by.
 
-A background task. Routing reads `snapshot` as a plain attribute and never
-waits; while Redis is away the last one stands. Revision and counts of a
+A background task. Routing reads a policy's `snapshot` as a plain attribute and
+never waits; while Redis is away the last one stands. Revision and counts of a
 heartbeat are taken together on the event loop, after the new snapshot is in
 place: a heartbeat with revision r says that no later request is routed by an
 older one.
@@ -10,15 +10,15 @@ older one.
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from gateway.routing import InFlight, Stickiness
+from gateway.policies import Policies
 from gateway.spool.writer import Spool
 from trajectories import keys
 from trajectories.connection import Redis, RedisError
 from trajectories.errors import RecordError
-from trajectories.registry import Heartbeat, Registry, Snapshot
+from trajectories.registry import Heartbeat, Registry, beat, revisions_of
 
 logger = logging.getLogger(__name__)
 
@@ -29,26 +29,23 @@ _AWAY = (RedisError, RecordError, ValueError, OSError, TypeError)
 
 
 class SnapshotWatcher:
-    """Follows the registry of one policy."""
+    """Follows the registries of all policies."""
 
     def __init__(
         self,
         redis: Redis,
-        registry: Registry,
+        registries: Mapping[str, Registry],
         spool: Spool,
         *,
-        in_flight: InFlight,
-        stickiness: Stickiness,
+        policies: Policies,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._redis = redis
-        self._registry = registry
+        self._registries = registries  # by policy
         self._spool = spool  # whose producer is our name; it may change
-        self._in_flight = in_flight
-        self._stickiness = stickiness
+        self._policies = policies
         self._clock = clock
         self._subscription: Any = None
-        self.snapshot: Snapshot = registry.empty
         self.is_connected = False
 
     async def run(self) -> None:
@@ -72,28 +69,34 @@ class SnapshotWatcher:
             self._note_absence(error)
 
     async def refresh(self) -> None:
-        """Take over a change if there is one, then beat."""
-        revision = await asyncio.to_thread(self._registry.revision)
-        # While Redis was away it may have been restored: the same number, and other versions.
-        if not self.is_connected or revision != self.snapshot.revision:
-            self.snapshot = await asyncio.to_thread(self._registry.snapshot)
-        await asyncio.to_thread(self._beat, self.heartbeat())
+        """Take over what changed, then beat."""
+        revisions = await asyncio.to_thread(revisions_of, self._redis, list(self._registries))
+        for policy, revision in zip(self._policies, revisions, strict=True):
+            # While Redis was away it may have been restored: the same number, other versions.
+            if not self.is_connected or revision != policy.snapshot.revision:
+                registry = self._registries[policy.name]
+                self._policies.put(policy, await asyncio.to_thread(registry.snapshot))
+        await asyncio.to_thread(self._beat, self.heartbeats())
         self.is_connected = True
 
-    def heartbeat(self) -> Heartbeat:
-        """What this gateway says of itself now. One step on the event loop: consistent."""
-        return Heartbeat(
-            gateway=self._spool.producer,
-            revision=self.snapshot.revision,
-            in_flight=self._in_flight.by_version(),
-            open_trajectories=self._stickiness.open_by_version(self._clock()),
-            at=time.time(),
-        )
+    def heartbeats(self) -> list[Heartbeat]:
+        """What this gateway says of each policy now. One step on the event loop: consistent."""
+        return [
+            Heartbeat(
+                gateway=self._spool.producer,
+                policy=policy.name,
+                revision=policy.snapshot.revision,
+                in_flight=policy.in_flight.by_version(),
+                open_trajectories=policy.stickiness.open_by_version(self._clock()),
+                at=time.time(),
+            )
+            for policy in self._policies
+        ]
 
-    def _beat(self, heartbeat: Heartbeat) -> None:
+    def _beat(self, heartbeats: Sequence[Heartbeat]) -> None:
         # Whoever unloads an adapter must know of us before we ship a first record.
-        self._redis.sadd(keys.GATEWAYS, heartbeat.gateway)
-        self._registry.beat(heartbeat)
+        self._redis.sadd(keys.GATEWAYS, self._spool.producer)
+        beat(self._redis, heartbeats)
 
     def _wait_for_announcement(self) -> None:
         if self._subscription is None:

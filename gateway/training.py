@@ -15,8 +15,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from gateway.dialects.chat import parse_object
 from gateway.errors import ApiError
-from gateway.feedback import By, Raw, Shared
+from gateway.feedback import By, Raw, Shared, Text
 from gateway.feedback_body import invalid
+from gateway.policies import Served
 from gateway.services import Services
 from gateway.training_status import learning_of, policy_of, totals_of
 from gateway.upstreams.places import is_serving
@@ -38,6 +39,7 @@ class Trigger(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="ignore")
 
+    policy: str | None = None  # unset: the one for all agents of the caller's tenant
     algo: Annotated[str | None, BeforeValidator(_joined)] = None  # a name, or a list of them
     agent: str | None = None  # of this agent's calls alone
     force: bool = False
@@ -45,11 +47,13 @@ class Trigger(BaseModel):
 
 
 @router.get("/training/status")
-async def training_status(services: Shared, caller: By) -> JSONResponse:
+async def training_status(services: Shared, caller: By, policy: Text = None) -> JSONResponse:
     """How learning goes, as far as it can be seen from here and concerns the caller's tenant."""
+    own = services.policies.of_tenant(caller.tenant)
+    chosen = policy_named(own, policy) if policy is not None else next(iter(own), None)
     is_engine_well = await is_serving(services)
     try:
-        content = await asyncio.to_thread(_learning, services, caller.tenant)
+        content = await asyncio.to_thread(_learning, services, caller.tenant, chosen)
     except RedisError:
         content = {
             "redis_available": False,
@@ -57,8 +61,9 @@ async def training_status(services: Shared, caller: By) -> JSONResponse:
             "judge_available": False,
         }
     content["vllm_available"] = is_engine_well
-    if caller.tenant == services.settings.policy_tenant:
-        content["policy"] = policy_of(services.watcher.snapshot)
+    if chosen is not None:
+        content["policy"] = policy_of(chosen.snapshot)
+        content["policies"] = [policy_of(other.snapshot) for other in own]
     return JSONResponse(content)
 
 
@@ -66,14 +71,16 @@ async def training_status(services: Shared, caller: By) -> JSONResponse:
 def trigger_training(raw: Raw, services: Shared, caller: By) -> JSONResponse:
     """Ask for a round now."""
     wish = _parse(raw)
-    policy, needed = services.settings.policy, services.settings.trainer.min_trajectories
-    if caller.tenant != services.settings.policy_tenant:
+    own = services.policies.of_tenant(caller.tenant)
+    if not own:
         message = "the policy here learns from another tenant's traffic: its keys start a round"
         raise ApiError(403, "wrong_tenant", message)
+    policy = policy_named(own, wish.policy) if wish.policy is not None else own[0]
+    needed = policy.settings.trainer.min_trajectories
     try:
-        status = trainer_status(services)
-        have = services.store.count_trainable(policy)
-        queued = queued_run(services)
+        status = trainer_status(services, policy.name)
+        have = services.store.count_trainable(policy.name)
+        queued = queued_run(services, policy.name)
     except RedisError as error:
         raise _no_redis() from error
     if status is None:
@@ -90,7 +97,7 @@ def trigger_training(raw: Raw, services: Shared, caller: By) -> JSONResponse:
     if wish.dry_run:
         return JSONResponse({"run_id": new_id("run"), "status": "dry_run"}, 202)
     try:
-        run_id, is_new = _queue(services, wish)
+        run_id, is_new = _queue(services, policy, wish)
     except RedisError as error:
         raise _no_redis() from error
     return JSONResponse(
@@ -98,26 +105,36 @@ def trigger_training(raw: Raw, services: Shared, caller: By) -> JSONResponse:
     )
 
 
-def queued_run(services: Services) -> str | None:
+def policy_named(own: list[Served], name: str) -> Served:
+    """That one of a tenant's policies. Raises ApiError 404, naming those that there are."""
+    for policy in own:
+        if policy.name == name:
+            return policy
+    known = ", ".join(policy.name for policy in own) or "none"
+    message = f"no policy `{name[:200]}` learns from your traffic (those that do: {known})"
+    raise ApiError(404, "unknown_policy", message, param="policy")
+
+
+def queued_run(services: Services, policy: str) -> str | None:
     """The run that was asked for and has not begun; None when there is none."""
-    raw = services.redis.get(keys.trigger(services.settings.policy))
+    raw = services.redis.get(keys.trigger(policy))
     return str(orjson.loads(raw).get("run_id")) if raw else None
 
 
-def _queue(services: Services, wish: Trigger) -> tuple[str, bool]:
+def _queue(services: Services, policy: Served, wish: Trigger) -> tuple[str, bool]:
     """Ask for a round unless one is asked for: the run that stands, and whether it is this one."""
     run_id = new_id("run")
     wanted = {
         "run_id": run_id,
-        "algo": wish.algo or services.settings.trainer.algorithm,
+        "algo": wish.algo or policy.settings.trainer.algorithm,
         "agent": wish.agent,
         "force": wish.force,
         "at": time.time(),
     }
-    key, content = keys.trigger(services.settings.policy), orjson.dumps(wanted)
+    key, content = keys.trigger(policy.name), orjson.dumps(wanted)
     if services.redis.set(key, content, nx=True, ex=keys.TRIGGER_TTL_SECONDS):
         return run_id, True
-    return queued_run(services) or run_id, False
+    return queued_run(services, policy.name) or run_id, False
 
 
 def _check_algorithm(asked: str | None, status: dict[str, Any]) -> None:
@@ -143,16 +160,16 @@ def _parse(raw: bytes) -> Trigger:
         raise invalid(field, f"`{field}`: {issue['msg']}") from error
 
 
-def trainer_status(services: Services) -> dict[str, Any] | None:
-    """What the trainer last said of itself; None when it is not running."""
-    raw = services.redis.get(keys.status(services.settings.policy))
+def trainer_status(services: Services, policy: str) -> dict[str, Any] | None:
+    """What a policy's trainer last said of itself; None when it is not running."""
+    raw = services.redis.get(keys.status(policy))
     found = orjson.loads(raw) if raw else None
     return found if isinstance(found, dict) else None
 
 
-def _learning(services: Services, tenant: str) -> dict[str, Any]:
+def _learning(services: Services, tenant: str, policy: Served | None) -> dict[str, Any]:
     store, settings = services.store, services.settings
-    status = trainer_status(services)
+    status = trainer_status(services, policy.name if policy else settings.policy)
     totals = totals_of(store.totals(tenant))
     content: dict[str, Any] = {
         "redis_available": True,
@@ -163,12 +180,12 @@ def _learning(services: Services, tenant: str) -> dict[str, Any]:
         "pending_feedback": store.count_pending(tenant),
         "unshipped_records": services.spool.unshipped,
     }
-    if tenant == settings.policy_tenant:
+    if policy is not None:
         content |= learning_of(
             status,
-            queued=queued_run(services),
-            trainable=store.count_trainable(settings.policy),
-            needed=settings.trainer.min_trajectories,
+            queued=queued_run(services, policy.name),
+            trainable=store.count_trainable(policy.name),
+            needed=policy.settings.trainer.min_trajectories,
             versions=totals["versions"],
         )
     return content

@@ -38,7 +38,7 @@ def learning_of(
     needed: int,
     versions: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, Any]:
-    """How far the policy is; `status` is what the trainer last said, None: it does not run."""
+    """How far a policy is; `status` is what the trainer last said, None: it does not run."""
     said = status or {}
     state = said.get("state", COLLECTING)
     run, last = said.get("run"), said.get("last_run")

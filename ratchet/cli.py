@@ -6,7 +6,6 @@ show what it returns. `ratchet --install-completion` sets up the shell.
 
 import os
 import sys
-import time
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,13 +16,10 @@ from rich.text import Text
 
 from ratchet import __version__, access, judges, traffic, training
 from ratchet.forget import forget
-from ratchet.lineage import Origin, lineage
+from ratchet.policies import policies, rollback, standing
 from ratchet.redis_server import open_redis
-from ratchet.triggers import request_roll_back, trainer_status
-from trajectories.connection import Redis, RedisError
+from trajectories.connection import RedisError
 from trajectories.errors import RatchetError
-from trajectories.registry import Registry
-from trajectories.resources import LOADED, PolicyVersion, VersionState
 from trajectories.settings import Settings, load_settings
 from trajectories.signals import stop_on_signals
 from trajectories.store import Store
@@ -40,6 +36,8 @@ app.command(name="export")(traffic.export)
 app.command(name="import")(traffic.import_file)
 app.add_typer(judges.app, name="judges")
 app.command()(forget)
+app.command()(policies)
+app.command()(rollback)
 app.command()(training.train)
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
@@ -55,10 +53,6 @@ def _settings(data_dir: Path | None = None, **overrides: Any) -> Settings:
     if data_dir is not None:
         overrides["data_dir"] = data_dir
     return load_settings(**overrides)
-
-
-def _registry(redis: Redis, settings: Settings) -> Registry:
-    return Registry(redis, settings.policy, settings.upstream.base_model)
 
 
 @app.command()
@@ -117,16 +111,20 @@ def demo(
 
 
 @app.command()
-def status(data_dir: DataDir = None) -> None:
+def status(
+    policy: Annotated[
+        str | None, typer.Option(help="How this one learns (default: all of them).")
+    ] = None,
+    data_dir: DataDir = None,
+) -> None:
     """What was recorded, what it was worth, and what the trainer is doing."""
     settings = _settings(data_dir)
     with open_redis(settings) as redis:
         store = Store(redis)
         counts = store.counts()
-        snapshot = _registry(redis, settings).snapshot()
-        trainer = trainer_status(redis, settings.policy)
-        trainable, pending = store.count_trainable(settings.policy), store.count_pending()
-        waiting = store.count_archiving()
+        pending, waiting = store.count_pending(), store.count_archiving()
+        names = settings.policy_names if policy is None else (policy,)
+        learning = [standing(redis, settings.for_policy(name)) for name in names]
     rewarded = counts["rewarded"]
     table = Table(show_header=False, box=None)
     table.add_row("transitions", f"{counts['transitions']:,.0f}")
@@ -138,114 +136,10 @@ def status(data_dir: DataDir = None) -> None:
     table.add_row("pending feedback", f"{pending:,}")
     failures = f", {counts['archive_failures']:,.0f} failures" if counts["archive_failures"] else ""
     table.add_row("archived", f"{counts['archived']:,.0f}  ({waiting:,} waiting{failures})")
-    table.add_row("trainable", f"{trainable:,} of {settings.trainer.min_trajectories:,} needed")
-    current = snapshot.versions[snapshot.current]
-    table.add_row("policy", f"{settings.policy}@{snapshot.current}  ({current.model})")
-    table.add_row("trainer", trainer["state"] if trainer else "not running")
-    if trainer and trainer.get("note"):
-        table.add_row("", trainer["note"])
+    for rows in learning:
+        for name, value in rows:
+            table.add_row(name, value)
     out.print(table)
-
-
-@app.command()
-def policies(
-    of: Annotated[
-        int | None,
-        typer.Option("--lineage", help="Whose votes made this version, and those before it."),
-    ] = None,
-    data_dir: DataDir = None,
-) -> None:
-    """Every policy version: its state, where it came from, what it measured."""
-    settings = _settings(data_dir)
-    with open_redis(settings) as redis:
-        snapshot = _registry(redis, settings).snapshot()
-    if of is not None:
-        _show_lineage(lineage(snapshot, settings.runs_dir, of))
-        return
-    table = Table(title=f"policy {settings.policy}, revision {snapshot.revision}")
-    for column in (
-        "version",
-        "state",
-        "parent",
-        "run",
-        "created",
-        "trained on",
-        "reward",
-        "note",
-    ):
-        table.add_column(column, justify="right" if column in ("version", "parent") else "left")
-    for _, entry in sorted(snapshot.versions.items()):
-        table.add_row(*_policy_row(entry))
-    out.print(table)
-
-
-def _show_lineage(origins: list[Origin]) -> None:
-    """A row for each version, then every vote of the newest, one a line."""
-    table = Table(title=f"version {origins[0].version} and what it stands on")
-    for column in ("version", "run", "trajectories", "votes", "by"):
-        table.add_column(column)
-    for origin in origins:
-        most = list(origin.principals.items())[:5]
-        who = ", ".join(f"{name} ({count})" for name, count in most)
-        more = len(origin.principals) - len(most)
-        table.add_row(
-            str(origin.version),
-            origin.run_id or "base model",
-            str(origin.trajectories) if origin.is_on_disk else "its run is not on this disk",
-            str(len(origin.votes)),
-            f"{who} and {more} more" if more > 0 else who,
-        )
-    out.print(table)
-    for vote in origins[0].votes:
-        out.print(vote)
-
-
-def _policy_row(entry: PolicyVersion) -> tuple[str | Text, ...]:
-    style = {VersionState.CURRENT: "bold green", VersionState.REJECTED: "red"}.get(entry.state, "")
-    created = (
-        time.strftime("%H:%M:%S", time.localtime(entry.created_at)) if entry.created_at else ""
-    )
-    reward = entry.metrics.get("reward_mean")
-    trained = entry.metrics.get("trajectories")
-    return (
-        str(entry.version),
-        Text(entry.state.value, style=style),
-        "" if entry.parent is None else str(entry.parent),
-        f"…{entry.run_id[-8:]}" if entry.run_id else "base model",
-        created,
-        "" if trained is None else f"{trained:.0f}",
-        "" if reward is None else f"{reward:+.3f}",
-        entry.reason,
-    )
-
-
-@app.command()
-def rollback(
-    to: Annotated[
-        int | None, typer.Option(help="The version to go back to (default: the one before).")
-    ] = None,
-    data_dir: DataDir = None,
-) -> None:
-    """Let an earlier policy version serve again. New trajectories go there at once."""
-    settings = _settings(data_dir)
-    with open_redis(settings) as redis:
-        registry = _registry(redis, settings)
-        before = registry.snapshot()
-        target = registry.roll_back_target(before) if to is None else to
-        entry = before.versions.get(target)
-        is_loaded = target == 0 or (entry is not None and entry.state in LOADED)
-        if entry is not None and entry.promoted_at is None and target != 0:
-            raise RatchetError(
-                f"version {target} has never served ({entry.state.value}): only what has served can"
-                " be rolled back to"
-            )
-        if entry is None or is_loaded:
-            # An unknown version is refused by the registry, which names those it knows.
-            registry.promote(target, reason=f"rolled back from {before.current}")
-        else:
-            with out.status(f"the trainer is loading version {target}"):
-                request_roll_back(redis, registry, settings.policy, target)
-        out.print(f"{settings.policy}@{before.current} -> {settings.policy}@{target}")
 
 
 @app.command()

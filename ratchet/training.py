@@ -28,6 +28,9 @@ def train(
         str | None, typer.Option(help="Of this round, such as sft or sft+grpo.")
     ] = None,
     agent: Annotated[str | None, typer.Option(help="Learn from this agent's calls alone.")] = None,
+    policy: Annotated[
+        str | None, typer.Option(help="Of this policy (default: the one that `policy` names).")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="However little there is.")] = False,
     keep_on: Annotated[
         bool, typer.Option("--keep-on", help="Round after round, until stopped.")
@@ -63,6 +66,8 @@ def train(
     if keep_on and (once or dry_run or traffic):
         raise RatchetError("--keep-on goes on without end: leave out --once, --dry-run and --from")
     if traffic is not None:
+        if policy is not None:
+            raise RatchetError("--policy goes with the log: --from makes one adapter for --out")
         raise typer.Exit(
             _from_file(
                 {"--from": traffic, "--base": base, "--out": output, "--adapter": adapter}
@@ -77,17 +82,18 @@ def train(
     ]:
         raise RatchetError(f"{given[0]} goes with --from: a round from the log knows where to look")
     settings = load_settings(**({} if data_dir is None else {"data_dir": data_dir}))
+    own = settings.for_policy(policy or settings.policy)
     with open_redis(settings) as redis:
         redis.ping()
         is_one = not keep_on and not dry_run
-        if is_one and trainer_status(redis, settings.policy) is not None:
+        if is_one and trainer_status(redis, own.policy) is not None:
             raise typer.Exit(
-                _by_running_trainer(redis, settings, algorithm=algorithm, agent=agent, force=force)
+                _by_running_trainer(redis, own, algorithm=algorithm, agent=agent, force=force)
             )
         command = [sys.executable, "-m", "trainer"]
         command += ["--once"] if is_one else []
         command += _written(
-            {"--algorithm": algorithm, "--agent": agent},
+            {"--policy": policy, "--algorithm": algorithm, "--agent": agent},
             {"--dry-run": dry_run, "--force": force},
         )
         status = run_in_foreground(command, environment_of(settings))

@@ -64,7 +64,8 @@ def engine_spec(settings: Settings, environment: Mapping[str, str]) -> ProcessSp
         "--dtype", settings.engine.dtype,
         "--max-model-len", str(settings.engine.max_model_len),
         # Room for the current, the candidate, the draining and the previous version.
-        "--enable-lora", "--max-loras", "4", "--max-cpu-loras", "8",
+        "--enable-lora", "--max-loras", str(settings.adapter_slots),
+        "--max-cpu-loras", str(2 * settings.adapter_slots),
         "--max-lora-rank", str(settings.engine.max_lora_rank),
         "--enable-auto-tool-choice", "--tool-call-parser", "hermes",
         "--disable-uvicorn-access-log",

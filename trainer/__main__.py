@@ -1,4 +1,7 @@
-"""The trainer's process: `python -m trainer [--once | --dry-run]`.
+"""The trainer's process: `python -m trainer [--policy NAME] [--once | --dry-run]`.
+
+It goes round all policies, or trains the one that is named; one round without
+a name is a round of the default policy.
 
 Exit status: 0 done or stopped, 1 the round failed, 2 wrong settings, 3 too
 little to learn from (--once, --dry-run), 4 another trainer holds the lease.
@@ -8,6 +11,7 @@ import argparse
 import logging
 import os
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -18,6 +22,7 @@ def main() -> int:
     """Parse, then import, then run until a signal."""
     parser = argparse.ArgumentParser(prog="trainer", description="Learn from recorded traffic")
     parser.add_argument("--once", action="store_true", help="one round now, then exit")
+    parser.add_argument("--policy", help="only this one (default: all of them, in turn)")
     parser.add_argument("--dry-run", action="store_true", help="show what a round would use")
     parser.add_argument("--force", action="store_true", help="one round, however little there is")
     parser.add_argument("--algorithm", help="of that one round (default: trainer.algorithm)")
@@ -29,7 +34,9 @@ def main() -> int:
     from trainer.loop import Loop
     from trainer.once import run_once
     from trainer.phases import find_base
+    from trainer.rota import Rota
     from trainer.training import Training, command_for
+    from trainer.turn import Turn
     from trajectories.connection import RedisError, connect
     from trajectories.errors import SettingsError
     from trajectories.lease import LeaseHeld, LeaseLost
@@ -43,24 +50,39 @@ def main() -> int:
     stop = stop_on_signals()
     try:
         settings = load_settings()
-        if arguments.algorithm:
-            settings = settings.with_algorithm(arguments.algorithm)
-        asks_of(settings.trainer.algorithm, settings.trainer)  # says what is not installed
-        if arguments.dry_run:
-            return show_round(
-                settings,
-                connect(settings.redis),
-                agent=arguments.agent,
-                force=arguments.force,
+        everybody, redis, turn = settings.policy_names, connect(settings.redis), Turn()
+        is_one = arguments.once or arguments.dry_run or arguments.policy is not None
+        names = (arguments.policy or settings.policy,) if is_one else everybody
+        loops = []
+        for own in map(settings.for_policy, names):
+            if arguments.algorithm:
+                own = own.with_algorithm(arguments.algorithm)
+            asks_of(own.trainer.algorithm, own.trainer)  # says what is not installed
+            if arguments.dry_run:
+                return show_round(own, redis, agent=arguments.agent, force=arguments.force)
+            if own.trainer.quantization != "none":  # torch is imported for this alone
+                from trainer.policy import device_for
+                from trainer.quantization import check_quantization
+
+                check_quantization(device_for(own.trainer))
+            command_for(own.trainer)  # a launch that cannot be is said now, not after an hour
+            training = Training(environment=training_environment(own.trainer.launch))
+            loops.append(
+                Loop(
+                    own,
+                    redis=redis,
+                    base=find_base(settings),
+                    training=training,
+                    turn=turn,
+                    neighbours=[name for name in everybody if name != own.policy],
+                )
             )
-        base = find_base(settings)
-        command_for(settings.trainer)  # a launch that cannot be is said now, not after an hour
-        training = Training(environment=training_environment(settings.trainer.launch))
-        watch(settings)
-        with Loop(settings, redis=connect(settings.redis), base=base, training=training) as loop:
-            if arguments.once:
+        watch(settings.for_policy(names[0]), names)
+        if arguments.once:
+            with loops[0] as loop:
                 return run_once(loop, stop, force=arguments.force, agent=arguments.agent)
-            loop.run(stop)
+        with Rota(loops, turn) as rota:
+            rota.run(stop)
     except SettingsError as error:
         logger.critical("%s", error)
         return 2
@@ -73,8 +95,8 @@ def main() -> int:
     return 0
 
 
-def watch(settings: "Settings") -> None:
-    """Serve /metrics, where a port is set. Raises SettingsError when it cannot be had."""
+def watch(settings: "Settings", policies: Sequence[str]) -> None:
+    """Serve /metrics of `policies`, where a port is set. Raises SettingsError if it is taken."""
     from trainer.metrics import Rounds, Versions, serve_metrics
     from trajectories.connection import connect
     from trajectories.errors import SettingsError
@@ -83,9 +105,10 @@ def watch(settings: "Settings") -> None:
     host, port = settings.trainer.metrics_host, settings.trainer.metrics_port
     if not port:
         return
-    registry = Registry(connect(settings.redis), settings.policy, settings.upstream.base_model)
+    redis = connect(settings.redis)
+    registries = [Registry(redis, name, settings.upstream.base_model) for name in policies]
     try:
-        serve_metrics(host, port, [Rounds(settings.runs_dir), Versions([registry])])
+        serve_metrics(host, port, [Rounds(settings.runs_dir), Versions(registries)])
     except OSError as error:
         raise SettingsError(
             f"trainer.metrics_port: {host}:{port} cannot be had: {error}"

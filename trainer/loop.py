@@ -1,4 +1,4 @@
-"""The outer loop: one trainer, one policy, one run at a time, for ever.
+"""The outer loop of one policy: one run at a time, for ever (several policies: rota.py).
 
 Each cycle: the engines are brought in step with the registry, an unfinished
 run goes one phase on, versions that nobody uses leave, a trigger is served,
@@ -9,7 +9,7 @@ is in Redis and in the run directories, so that it can be killed anywhere.
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -27,6 +27,7 @@ from trainer.phases import Base, Phases
 from trainer.runs import Phase, Run, RunDirectory, all_runs, announce, sweep
 from trainer.status import Board, Pulse
 from trainer.training import Training
+from trainer.turn import Turn
 from trajectories import keys
 from trajectories.errors import RatchetError
 from trajectories.ids import new_id
@@ -70,10 +71,16 @@ class Loop:
         redis: Redis,
         base: Base,
         training: Training | None = None,
+        turn: Turn | None = None,
+        neighbours: Sequence[str] = (),
         reached: Reached = _nothing,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`settings` are the policy's own (`Settings.for_policy`); `neighbours` are the other
+        policies in the same engines, and `turn` is shared with those in this process."""
         self._settings = settings
+        self.policy = settings.policy
+        self._turn = turn or Turn()
         self._redis = redis
         self._clock = clock
         self._store = Store(redis)
@@ -87,6 +94,8 @@ class Loop:
             self._registry,
             expected=Expected(settings.upstream.base_model, base.sha256),
             drain_seconds=settings.trainer.drain_seconds,
+            others=[Registry(redis, name, settings.upstream.base_model) for name in neighbours],
+            slots=settings.adapter_slots,
             clock=clock,
         )
         self._training = training or Training()
@@ -130,6 +139,7 @@ class Loop:
 
     def __exit__(self, *exception: object) -> None:
         self._training.stop()
+        self._turn.give_back(self.policy)
         self._pulse.__exit__()
         for engine in self._engines:
             engine.close()
@@ -192,7 +202,8 @@ class Loop:
         if is_starting:
             self._serve_trigger()
         if self._run is not None:
-            self._advance()
+            if self._turn.take(self.policy):
+                self._advance()
         elif is_starting:
             self._start_if_due()
         self._show()
@@ -202,7 +213,7 @@ class Loop:
     def _resume(self) -> None:
         """Find what a kill left: rubbish, an unannounced end, an unfinished run."""
         self._settings.runs_dir.mkdir(parents=True, exist_ok=True)
-        sweep(self._settings.runs_dir)
+        sweep(self._settings.runs_dir, self.policy)
         for directory in all_runs(self._settings.runs_dir):
             run = directory.read()
             if run.policy != self._settings.policy:
@@ -221,6 +232,7 @@ class Loop:
 
     def _begin(self, run_id: str, algorithm: str, wanted: Demand, agent: str | None = None) -> None:
         directory, run = self._phases.collect(run_id, algorithm, wanted, agent)
+        self._turn.take(self.policy)
         logger.info(
             "a round starts: %d trajectories, %d samples",
             run.trajectories,
@@ -243,6 +255,7 @@ class Loop:
         logger.info("the run ended: %s %s", run.phase.value, run.reason, extra={"run": run.run_id})
         self.board.last_run = run
         self._directory = self._run = self.board.run = self.board.run_path = None
+        self._turn.give_back(self.policy)
         self._pause_after(run)
 
     def _set_run(self, directory: RunDirectory, run: Run) -> None:
@@ -275,8 +288,10 @@ class Loop:
             elif self._run is not None:
                 if self._run.run_id != asked.get("run_id"):
                     return  # one run at a time: it stays until this one has ended
-            else:
+            elif self._turn.is_free_for(self.policy):
                 self._begin_triggered(asked)
+            else:
+                return  # another policy's round runs: it stays until that one has ended
         except (orjson.JSONDecodeError, KeyError, TypeError, ValueError) as error:
             logger.warning("a trigger that cannot be read was dropped: %s", error)
         except EngineUnavailable:
@@ -326,6 +341,9 @@ class Loop:
         if count < self._settings.trainer.min_trajectories and not (is_due and count):
             return
         if now < self._look_at:
+            return
+        if not self._turn.is_free_for(self.policy):
+            self.board.note = f"waits for the round of {self._turn.holder} to end"
             return
         try:
             wanted = self._demand(by_interval=is_due)

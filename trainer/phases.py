@@ -88,7 +88,7 @@ class Phases:
         batch = look(self._store, self._settings, selection, tuple(snapshot.versions))
         require(batch, demand, selection)
         directory = RunDirectory(self._settings.runs_dir / run_id)
-        directory.path.mkdir(parents=True, exist_ok=True)
+        directory.claim(self._settings.policy)
         plan = Plan(
             run_id=run_id,
             policy=self._settings.policy,

@@ -34,6 +34,7 @@ TRAINED = "trained"  # what the training process leaves: weights, probes, optimi
 OPTIMIZER = "optimizer.pt"  # below TRAINED
 LOG = "round.log"
 NOTES = "notes.json"  # what the training process has to say beside numbers
+OWNER = "owner"  # the policy whose trainer fills the directory
 
 
 class Phase(StrEnum):
@@ -126,6 +127,11 @@ class RunDirectory:
     def trained(self) -> Path:
         return self.path / TRAINED
 
+    def claim(self, policy: str) -> None:
+        """Make the directory, for `sweep` to know whose it is before there is a run."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        (self.path / OWNER).write_text(policy)
+
     def read(self) -> Run:
         return Run.from_json((self.path / RUN).read_bytes())
 
@@ -174,10 +180,14 @@ def all_runs(runs_dir: Path) -> list[RunDirectory]:
     return sorted(found, key=lambda directory: directory.read().started_at)
 
 
-def sweep(runs_dir: Path) -> None:
-    """Remove directories of rounds that were killed before they became a run."""
+def sweep(runs_dir: Path, policy: str) -> None:
+    """Remove directories of a policy's rounds that were killed before they became a run.
+
+    Another policy's trainer may be filling one right now.
+    """
     for path in runs_dir.glob("*/"):
-        if not (path / RUN).exists():
+        owner = path / OWNER
+        if not (path / RUN).exists() and (not owner.exists() or owner.read_text() == policy):
             shutil.rmtree(path)
 
 

@@ -27,19 +27,19 @@ def account_of(
     *,
     windows: Mapping[str, float],
     now: float,
-    foreign: str | None = None,
+    foreign: Collection[str] = (),
     verdicts: Collection[str] = (),
     verdicts_until: float = 0.0,
 ) -> Account:
     """The account of a trajectory at `now`, in unix seconds; `windows` as in labels.py.
 
-    `foreign` is a policy that answered but learns from another tenant's traffic;
+    `foreign` are policies that learn from another tenant's traffic, even if they answered;
     `verdicts` names who is asked after closing, and `verdicts_until` says until when
     (unix seconds) a verdict that is still out is waited for.
     """
     is_judged = verdicts_until <= now
     return Account(
-        policies=tuple(policy for policy in trajectory.policies if policy != foreign),
+        policies=tuple(policy for policy in trajectory.policies if policy not in foreign),
         labels=labels_of(trajectory, votes, windows, now, verdicts)
         if is_judged
         else Labels.PENDING,

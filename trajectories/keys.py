@@ -60,7 +60,7 @@ KEYS: tuple[Key, ...] = (
     Key("trained:{policy}:{version}", "set", "ttl", "trajectories that a version was trained on"),
     Key("policy:{policy}", "hash", "permanent", "version -> PolicyVersion, JSON"),
     Key("policy:{policy}:head", "hash", "permanent", "current, last version, revision"),
-    Key("gateway:{gateway}", "string", "ttl", "a gateway's heartbeat: revision, in-flight"),
+    Key("gateway:{gateway}:{policy}", "string", "ttl", "a heartbeat: revision, in-flight"),
     Key("trainer:{policy}:lease", "string", "lease", "which trainer may run"),
     Key("trainer:{policy}:status", "string", "ttl", "the trainer's state, JSON"),
     Key("trainer:{policy}:trigger", "string", "ttl", "a round asked for by hand, JSON"),
@@ -222,8 +222,8 @@ def policy_head(name: str) -> str:
     return f"policy:{name}:head"
 
 
-def gateway(gateway_id: str) -> str:
-    return f"gateway:{gateway_id}"
+def gateway(gateway_id: str, policy_name: str) -> str:
+    return f"gateway:{gateway_id}:{policy_name}"
 
 
 def lease(policy_name: str) -> str:

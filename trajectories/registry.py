@@ -7,7 +7,7 @@ polling. Numbers are never given out twice.
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,9 +21,10 @@ from trajectories.resources import LOADED, MOVES, ROUTABLE, PolicyVersion, Versi
 
 
 class Heartbeat(Record):
-    """What one gateway process last said of itself."""
+    """What one gateway process last said of one policy."""
 
     gateway: str
+    policy: str = "policy"
     revision: int  # of the snapshot it routes by
     in_flight: dict[int, int]  # policy version -> requests running now
     open_trajectories: dict[int, int]  # policy version -> trajectories bound to it
@@ -82,7 +83,7 @@ class Registry:
 
     def revision(self) -> int:
         """Just the revision: what a poll compares."""
-        return int(self._redis.hget(keys.policy_head(self._policy), "revision") or 0)
+        return revisions_of(self._redis, [self._policy])[0]
 
     def allocate(self, at_least: int = 1) -> int:
         """A version number nobody was given before, not below `at_least`.
@@ -163,18 +164,12 @@ class Registry:
         latest = max(earlier, key=lambda entry: (entry.promoted_at or 0.0, entry.version))
         return latest.version
 
-    def beat(self, heartbeat: Heartbeat) -> None:
-        """Store a gateway's heartbeat; it is forgotten after HEARTBEAT_TTL_SECONDS."""
-        self._redis.set(
-            keys.gateway(heartbeat.gateway), heartbeat.to_json(), ex=keys.HEARTBEAT_TTL_SECONDS
-        )
-
     def heartbeats(self) -> list[Heartbeat]:
-        """Every gateway that was alive within HEARTBEAT_TTL_SECONDS."""
+        """What every gateway alive within HEARTBEAT_TTL_SECONDS last said of this policy."""
         ids = sorted(member.decode() for member in self._redis.smembers(keys.GATEWAYS))
         if not ids:
             return []
-        found = self._redis.mget([keys.gateway(gateway_id) for gateway_id in ids])
+        found = self._redis.mget([keys.gateway(gateway_id, self._policy) for gateway_id in ids])
         return [Heartbeat.from_json(raw) for raw in found if raw is not None]
 
     def _moved(
@@ -229,3 +224,20 @@ class Registry:
         entries.setdefault(0, self._base)
         current = int(head.get(b"current", 0))
         return Snapshot(self._policy, int(head.get(b"revision", 0)), current, entries)
+
+
+def revisions_of(redis: Redis, policies: Sequence[str]) -> list[int]:
+    """Just the revision of each policy's registry: what a poll compares."""
+    pipe: Any = redis.pipeline(transaction=False)
+    for policy in policies:
+        pipe.hget(keys.policy_head(policy), "revision")
+    return [int(revision or 0) for revision in pipe.execute()]
+
+
+def beat(redis: Redis, heartbeats: Sequence[Heartbeat]) -> None:
+    """Store a gateway's heartbeats; they are forgotten after HEARTBEAT_TTL_SECONDS."""
+    pipe: Any = redis.pipeline(transaction=False)
+    for heartbeat in heartbeats:
+        key = keys.gateway(heartbeat.gateway, heartbeat.policy)
+        pipe.set(key, heartbeat.to_json(), ex=keys.HEARTBEAT_TTL_SECONDS)
+    pipe.execute()

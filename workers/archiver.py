@@ -299,8 +299,7 @@ def build_archiver(
         Scorer.from_settings(
             settings.rewards,
             settings.agents,
-            policy=settings.policy,
-            policy_tenant=settings.policy_tenant,
+            tenants=settings.tenants_of_policies(),
         ),
         scrub=open_scrub(settings, redis),
         hook=hook,

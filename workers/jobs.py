@@ -49,8 +49,7 @@ class Scorer:
     compositions: Mapping[str, Composition] = field(default_factory=dict)  # of agents that differ
     roster: Roster = field(default_factory=Roster)  # who is asked once it is closed
     windows: Mapping[str, float] = field(default_factory=dict)  # metric -> seconds it takes
-    policy: str | None = None  # the one that learns from `policy_tenant` alone
-    policy_tenant: str | None = None
+    tenants: Mapping[str, str] = field(default_factory=dict)  # policy -> whom it learns from
 
     @classmethod
     def from_settings(
@@ -59,8 +58,7 @@ class Scorer:
         agents: Mapping[str, AgentSettings] | None = None,
         *,
         roster: Roster | None = None,
-        policy: str | None = None,
-        policy_tenant: str | None = None,
+        tenants: Mapping[str, str] | None = None,
     ) -> Self:
         """Raises SettingsError when an `air` table names no signal or a value out of range."""
         return cls(
@@ -72,8 +70,7 @@ class Scorer:
             },
             roster or Roster(),
             settings.windows,
-            policy,
-            policy_tenant,
+            tenants or {},
         )
 
     def score(self, store: Store, ref: TrajectoryRef) -> None:
@@ -117,7 +114,7 @@ class Scorer:
                 verdicts=self.roster.sources,
                 verdicts_until=verdicts_until,
                 # The base model answers other tenants under the policy's name.
-                foreign=None if ref.tenant == self.policy_tenant else self.policy,
+                foreign={policy for policy, tenant in self.tenants.items() if tenant != ref.tenant},
             ),
         )
 

@@ -232,8 +232,7 @@ def run_replay(settings: Settings, arguments: Sequence[str]) -> int:
             Scorer.from_settings(
                 settings.rewards,
                 settings.agents,
-                policy=settings.policy,
-                policy_tenant=settings.policy_tenant,
+                tenants=settings.tenants_of_policies(),
             ),
             filters,
             is_written=given.write,

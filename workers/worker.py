@@ -61,8 +61,7 @@ def run_worker(
             settings.rewards,
             settings.agents,
             roster=Roster(settings.verdict_sources),
-            policy=settings.policy,
-            policy_tenant=settings.policy_tenant,
+            tenants=settings.tenants_of_policies(),
         )
     )
     run_jobs(settings, stop, reward_queue, is_burst=is_burst)

@@ -276,8 +276,8 @@ def test_vllm_can_swap_adapters_and_parse_tools() -> None:
     assert service["environment"]["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] == "True"
     for flag in (
         "--enable-lora",
-        "--max-loras=4",
-        "--max-cpu-loras=8",
+        "--max-loras=${VLLM_MAX_LORAS:-4}",
+        "--max-cpu-loras=${VLLM_MAX_CPU_LORAS:-8}",
         "--enable-auto-tool-choice",
     ):
         assert flag in flags

@@ -23,7 +23,8 @@ LABELS = {
     "ratchet_tokens": {"kind"},
     "ratchet_recorded": {"kind"},
     "ratchet_transitions": {"outcome"},
-    "ratchet_in_flight": {"version"},
+    "ratchet_in_flight": {"policy", "version"},
+    "ratchet_registry_revision": {"policy"},
     "ratchet_feedback": {"name", "source", "status"},
 }
 

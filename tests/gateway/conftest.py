@@ -25,6 +25,7 @@ from ratchet.redis_server import find_server
 from tests.fakes.vllm import FakeVLLM
 from trajectories.connection import AsyncRedis, Redis
 from trajectories.model import Feedback, Transition, unpack_record
+from trajectories.registry import Registry
 from trajectories.settings import Settings
 
 
@@ -37,6 +38,12 @@ class Running:
     client: httpx2.Client
     fake: FakeVLLM
     redis: Redis
+
+    @property
+    def registry(self) -> Registry:
+        """Of the default policy."""
+        settings = self.services.settings
+        return Registry(self.redis, settings.policy, settings.upstream.base_model)
 
     def chat(self, path: str = "/v1/chat/completions", **body: Any) -> httpx2.Response:
         content = {"model": "policy", "messages": [{"role": "user", "content": "hi"}], **body}

@@ -154,14 +154,14 @@ def test_a_client_that_hangs_up_frees_the_engine_and_is_still_recorded(running: 
     with running.client.stream("POST", "/v1/chat/completions", json=body) as answer:
         parts = answer.iter_raw()
         assert b'"content":"word"' in next(parts) + next(parts)
-        assert running.services.in_flight.by_version() == {0: 1}
+        assert running.services.policies.default.in_flight.by_version() == {0: 1}
     left = time.monotonic()
     wait_for(lambda: running.fake.cancelled, 2)
     assert time.monotonic() - left < 1
     (record,) = wait_for(running.records)
     assert record.outcome == Outcome.DISCONNECTED
     assert record.choices[0].token_ids
-    wait_for(lambda: running.services.in_flight.by_version() == {})
+    wait_for(lambda: running.services.policies.default.in_flight.by_version() == {})
 
 
 def test_a_client_that_leaves_before_the_first_byte_is_recorded_too(running: Running) -> None:
@@ -174,7 +174,7 @@ def test_a_client_that_leaves_before_the_first_byte_is_recorded_too(running: Run
         )
     (record,) = wait_for(running.records)
     assert record.outcome == Outcome.DISCONNECTED
-    wait_for(lambda: running.services.in_flight.by_version() == {})
+    wait_for(lambda: running.services.policies.default.in_flight.by_version() == {})
 
 
 def test_an_odd_retry_count_is_no_retry(running: Running) -> None:

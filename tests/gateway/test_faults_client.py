@@ -85,7 +85,7 @@ def test_a_hang_up_in_a_stream_cancels_the_upstream_and_is_recorded(
     (record,) = wait_for(running.records)
     assert (record.outcome, record.http_status) == (Outcome.DISCONNECTED, 200)
     assert record.prompt_token_ids
-    wait_for(lambda: running.services.in_flight.by_version() == {})
+    wait_for(lambda: running.services.policies.default.in_flight.by_version() == {})
     assert running.services.exchanges == set()
 
 
@@ -98,7 +98,7 @@ def test_a_hang_up_before_the_answer_frees_the_upstream(running: Running, fault:
     (record,) = wait_for(running.records)
     assert record.outcome == Outcome.DISCONNECTED
     assert record.choices == ()
-    wait_for(lambda: running.services.in_flight.by_version() == {})
+    wait_for(lambda: running.services.policies.default.in_flight.by_version() == {})
     running.fake.fault = None
     assert running.chat().status_code == 200
 

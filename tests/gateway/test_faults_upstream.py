@@ -42,7 +42,7 @@ def is_free(running: Running) -> bool:
     """Whether nothing counts as being under way."""
     servers = running.services.servers.values()
     return (
-        running.services.in_flight.by_version() == {}
+        running.services.policies.default.in_flight.by_version() == {}
         and running.services.exchanges == set()
         and all(replica.in_flight == 0 for server in servers for replica in server.replicas)
     )

@@ -277,7 +277,9 @@ def test_a_vote_on_a_task_finds_the_session_that_worked_on_it(running: Running) 
 
 def test_of_two_wishes_for_a_round_at_the_same_time_one_stands(running: Running) -> None:
     wish = Trigger(force=True)
-    first, second = (_queue(running.services, wish) for _ in range(2))
+    first, second = (
+        _queue(running.services, running.services.policies.default, wish) for _ in range(2)
+    )
     assert (first[1], second) == (True, (first[0], False))
 
 
@@ -376,9 +378,9 @@ def test_what_training_will_make_of_a_vote_is_said(running: Running) -> None:
     assert fate(response_id=quiet, value=1) == ("ignored", "opted_out")
     assert fate(response_id="chatcmpl-unknown", value=1) == (None, None)
     # The policy has moved on.
-    versions = dict(running.services.watcher.snapshot.versions)
-    running.services.watcher.snapshot = replace(
-        running.services.watcher.snapshot, current=9, versions=versions
+    versions = dict(running.services.policies.default.snapshot.versions)
+    running.services.policies.default.snapshot = replace(
+        running.services.policies.default.snapshot, current=9, versions=versions
     )
     assert fate(response_id=response_id, value=1) == ("replay_only", None)
 

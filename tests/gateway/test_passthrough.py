@@ -64,14 +64,14 @@ def test_models_are_the_aliases_and_what_the_engine_lists_without_our_adapters(
     running: Running,
 ) -> None:
     running.fake.adapters.update({"policy-v1-abc": "/x", "someone-elses": "/y"})
-    registry = running.services.registry
+    registry = running.registry
     registry.add(
         PolicyVersion(
             policy="policy", version=1, model="policy-v1-abc", state=VersionState.CANDIDATE
         )
     )
     registry.promote(1)
-    wait_for(lambda: running.services.watcher.snapshot.current == 1)
+    wait_for(lambda: running.services.policies.default.snapshot.current == 1)
     listed = running.client.get("/v1/models").json()["data"]
     assert [entry["id"] for entry in listed] == ["policy", "base", "someone-elses"]
     assert listed[0]["policy_version"] == 1

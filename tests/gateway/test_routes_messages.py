@@ -40,11 +40,11 @@ def test_the_policys_own_tokenizer_counts(running: Running) -> None:
 
 
 def test_an_adapter_is_counted_with_the_base_models_tokenizer(running: Running) -> None:
-    registry = running.services.registry
+    registry = running.registry
     state = VersionState.CANDIDATE
     registry.add(PolicyVersion(policy="policy", version=1, model="policy-v1-abc", state=state))
     registry.promote(1)
-    wait_for(lambda: running.services.watcher.snapshot.current == 1)
+    wait_for(lambda: running.services.policies.default.snapshot.current == 1)
     # The engine has not loaded it (again) yet.
     assert running.client.post(PATH, json=BODY).json() == {"input_tokens": COUNT}
 

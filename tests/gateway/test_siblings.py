@@ -15,9 +15,9 @@ def counted(chats: int, revision: int) -> bytes:
     metrics = Metrics()
     for _ in range(chats):
         metrics.calls.add("chat", 200, 0.3, 0.2)
-    metrics.in_flight.labels("0").set(chats)
+    metrics.in_flight.labels("policy", "0").set(chats)
     metrics.feedback.labels("reward", "user", "accepted").inc(chats)
-    metrics.revision.set(revision)
+    metrics.revision.labels("policy").set(revision)
     return metrics.render()
 
 
@@ -41,9 +41,9 @@ def test_counts_and_gauges_add_up_and_the_revision_is_the_oldest() -> None:
     assert found["ratchet_request_seconds_bucket", "0.5,chat"] == 5
     assert found["ratchet_request_seconds_bucket", "0.1,chat"] == 0
     assert found["ratchet_upstream_seconds_sum", "chat"] == pytest.approx(1.0)
-    assert found["ratchet_in_flight", "0"] == 5
+    assert found["ratchet_in_flight", "0,policy"] == 5
     assert found["ratchet_feedback_total", "accepted,reward,user"] == 5
-    assert found["ratchet_registry_revision", ""] == 5
+    assert found["ratchet_registry_revision", "policy"] == 5
     assert found["ratchet_records_dropped_total", ""] == 0
 
 

@@ -27,7 +27,7 @@ def test_a_crash_before_the_answer_is_502(start: Callable[..., Running]) -> None
     running.fake.fault = "crash_after"
     assert running.chat().status_code == 502
     assert [r.outcome for r in running.records()] == [Outcome.FAILED] * 3
-    wait_for(lambda: running.services.in_flight.by_version() == {})
+    wait_for(lambda: running.services.policies.default.in_flight.by_version() == {})
 
 
 @pytest.mark.parametrize("fault", ["crash_after", "no_done"])
@@ -70,7 +70,7 @@ def test_hangs_end_at_their_limits(start: Callable[..., Running]) -> None:
     assert answer.headers["x-should-retry"] == "true"
     running.fake.fault = "hang_after"
     assert "error" in events(running.chat(stream=True).content)[-1]
-    wait_for(lambda: running.services.in_flight.by_version() == {})
+    wait_for(lambda: running.services.policies.default.in_flight.by_version() == {})
     assert [r.outcome for r in running.records()] == [Outcome.FAILED, Outcome.INCOMPLETE]
 
 

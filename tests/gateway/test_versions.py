@@ -10,11 +10,15 @@ import httpx2
 import pytest
 
 from gateway.app import create_app
+from gateway.policies import Policies, serve_policies
 from gateway.routing import InFlight, Stickiness, choose
 from gateway.snapshot import SnapshotWatcher
+from gateway.spool.writer import Spool
 from tests.gateway.conftest import Running, open_spool, settings_for, shipping_client, wait_for
+from trajectories.connection import Redis
 from trajectories.registry import Registry, Snapshot
 from trajectories.resources import PolicyVersion, VersionState
+from trajectories.settings import Settings
 
 
 def version(number: int, state: VersionState = VersionState.CANDIDATE) -> PolicyVersion:
@@ -23,9 +27,9 @@ def version(number: int, state: VersionState = VersionState.CANDIDATE) -> Policy
 
 def promote(running: Running, number: int) -> None:
     running.fake.adapters[f"policy-v{number}"] = "/x"
-    running.services.registry.add(version(number))
-    running.services.registry.promote(number)
-    wait_for(lambda: running.services.watcher.snapshot.current == number)
+    running.registry.add(version(number))
+    running.registry.promote(number)
+    wait_for(lambda: running.services.policies.default.snapshot.current == number)
 
 
 def test_a_running_trajectory_ends_on_its_version_and_new_ones_go_to_the_new(
@@ -40,8 +44,8 @@ def test_a_running_trajectory_ends_on_its_version_and_new_ones_go_to_the_new(
     assert running.chat(session_id="old").headers["x-ratchet-policy"] == "policy@1"
     assert running.chat(session_id="new").headers["x-ratchet-policy"] == "policy@2"
     assert running.chat().headers["x-ratchet-policy"] == "policy@2"
-    running.services.registry.move(1, VersionState.RETIRED)
-    wait_for(lambda: not running.services.watcher.snapshot.is_routable(1))
+    running.registry.move(1, VersionState.RETIRED)
+    wait_for(lambda: not running.services.policies.default.snapshot.is_routable(1))
     assert running.chat(session_id="old").headers["x-ratchet-policy"] == "policy@2"
     assert [r.policy_version for r in running.records()] == [1, 1, 2, 2, 2]
 
@@ -54,7 +58,7 @@ def test_a_lost_adapter_is_answered_by_the_base_model_and_stamped_so(running: Ru
         assert answer.status_code == 200
         assert answer.headers["x-ratchet-policy"] == "policy@0"
     assert {(r.policy_version, r.model) for r in running.records()} == {(0, "base")}
-    assert running.services.in_flight.by_version() == {}
+    assert running.services.policies.default.in_flight.by_version() == {}
     assert "ratchet_fallbacks_total 2.0" in running.client.get("/metrics").text
 
 
@@ -77,7 +81,7 @@ def test_any_name_can_be_an_alias(start: Callable[..., Running]) -> None:
 
 
 def test_the_heartbeat_says_what_runs_on_which_version(running: Running) -> None:
-    registry = running.services.registry
+    registry = running.registry
     promote(running, 1)
     running.fake.hold()
     body = {"model": "policy", "stream": True, "messages": [], "session_id": "s"}
@@ -85,7 +89,7 @@ def test_the_heartbeat_says_what_runs_on_which_version(running: Running) -> None
         parts = answer.iter_raw()
         next(parts)
         promote(running, 2)
-        revision = running.services.watcher.snapshot.revision
+        revision = running.services.policies.default.snapshot.revision
         beat = wait_for(lambda: [b for b in registry.heartbeats() if b.revision == revision])[0]
         assert beat.gateway == running.services.gateway_id
         assert beat.in_flight == {1: 1}
@@ -103,7 +107,7 @@ def test_a_hang_up_lowers_the_count(running: Running) -> None:
         running.client.post(
             "/v1/chat/completions", json={"model": "policy", "messages": []}, timeout=0.2
         )
-    wait_for(lambda: running.services.in_flight.by_version() == {})
+    wait_for(lambda: running.services.policies.default.in_flight.by_version() == {})
 
 
 def test_stickiness_forgets_the_idle_and_is_bounded() -> None:
@@ -149,25 +153,28 @@ def test_the_first_call_after_a_start_goes_to_the_current_version(tmp_path: Path
 
     async def current() -> int:
         async with app.router.lifespan_context(app):
-            return int(app.state.services.watcher.snapshot.current)
+            return int(app.state.services.policies.default.snapshot.current)
 
     assert asyncio.run(current()) == 1
+
+
+def watching(redis: Redis, registry: Registry, spool: Spool) -> tuple[SnapshotWatcher, Policies]:
+    policies = serve_policies(Settings(), [registry.empty], ("policy",))
+    return SnapshotWatcher(redis, {"policy": registry}, spool, policies=policies), policies
 
 
 def test_after_an_outage_versions_are_compared_and_not_just_their_number(tmp_path: Path) -> None:
     redis = fakeredis.FakeRedis()
     registry = Registry(redis, "policy", "base")
     spool = open_spool(tmp_path)
-    watcher = SnapshotWatcher(
-        redis, registry, spool, in_flight=InFlight(), stickiness=Stickiness(10)
-    )
+    watcher, policies = watching(redis, registry, spool)
     registry.add(version(1))
     asyncio.run(watcher.refresh())
     redis.flushall()  # and restored, from something older, and changed since
     registry.add(version(2))
     watcher.is_connected = False
     asyncio.run(watcher.refresh())
-    assert set(watcher.snapshot.versions) == {0, 2}
+    assert set(policies.default.snapshot.versions) == {0, 2}
     assert watcher.is_connected
     spool.close()
 
@@ -177,7 +184,7 @@ def test_the_heartbeat_follows_a_gateway_that_had_to_take_a_new_id(running: Runn
     running.services.spool.change_producer()
     after = running.services.gateway_id
     assert after != before
-    wait_for(lambda: after in {b.gateway for b in running.services.registry.heartbeats()})
+    wait_for(lambda: after in {b.gateway for b in running.registry.heartbeats()})
 
 
 async def test_a_subscription_that_fails_oddly_is_made_anew(tmp_path: Path) -> None:
@@ -185,9 +192,7 @@ async def test_a_subscription_that_fails_oddly_is_made_anew(tmp_path: Path) -> N
     redis = fakeredis.FakeRedis()
     spool = open_spool(tmp_path)
     registry = Registry(redis, "policy", "base")
-    watcher = SnapshotWatcher(
-        redis, registry, spool, in_flight=InFlight(), stickiness=Stickiness(60)
-    )
+    watcher, policies = watching(redis, registry, spool)
 
     class Gone:
         def get_message(self, timeout: float) -> None:
@@ -197,12 +202,12 @@ async def test_a_subscription_that_fails_oddly_is_made_anew(tmp_path: Path) -> N
             pass
 
     watcher._subscription = Gone()
-    watching = asyncio.create_task(watcher.run())
+    following = asyncio.create_task(watcher.run())
     registry.add(version(1))
     registry.promote(1)
-    assert await asyncio.to_thread(wait_for, lambda: watcher.snapshot.current == 1)
-    assert not watching.done()
-    watching.cancel()
+    assert await asyncio.to_thread(wait_for, lambda: policies.default.snapshot.current == 1)
+    assert not following.done()
+    following.cancel()
     with contextlib.suppress(asyncio.CancelledError):
-        await watching
+        await following
     spool.close()

@@ -82,6 +82,25 @@ def test_rollback_brings_the_version_before_back_at_once(redis: Redis) -> None:
     assert registry.snapshot().current == 1
 
 
+def test_of_several_policies_the_commands_take_a_name(
+    redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RATCHET_POLICIES", '{"planner": {"agents": ["planner"]}}')
+    registry = Registry(redis, "planner", "base")
+    registry.add(candidate(1).model_copy(update={"policy": "planner"}))
+    registry.promote(1)
+    shown = runner.invoke(cli.app, ["status"]).output
+    assert "planner@1" in shown
+    assert "policy@0" in shown
+    assert "policy@0" not in runner.invoke(cli.app, ["status", "--policy", "planner"]).output
+    assert "policy planner, revision 2" in runner.invoke(cli.app, ["policies"]).output
+    result = runner.invoke(cli.app, ["rollback", "--policy", "planner"])
+    assert "planner@1 -> planner@0" in result.output
+    assert registry.snapshot().current == 0
+    unknown = runner.invoke(cli.app, ["rollback", "--policy", "writer"])
+    assert "there are: policy, planner" in str(unknown.exception)
+
+
 def test_rollback_to_an_unloaded_version_without_a_trainer_says_what_to_do(redis: Redis) -> None:
     registry = Registry(redis, "policy", "base")
     for version in (1, 2):

@@ -17,7 +17,7 @@ from trainer.loop import Loop
 from trainer.runs import Phase, Run, all_runs
 from trajectories import keys
 from trajectories.connection import Redis, RedisError
-from trajectories.registry import Heartbeat, Registry
+from trajectories.registry import Heartbeat, Registry, beat
 from trajectories.resources import VersionState
 from trajectories.settings import Settings
 from trajectories.store import Store, TrajectoryRef
@@ -349,9 +349,8 @@ def test_a_rollback_loads_the_old_version_again_and_makes_it_current(
     make_loop: LoopMaker, store: Store, registry: Registry, engine: FakeEngine, redis: Redis
 ) -> None:
     redis.sadd(keys.GATEWAYS, "idle")
-    registry.beat(
-        Heartbeat(gateway="idle", revision=1000, in_flight={}, open_trajectories={}, at=0)
-    )
+    idle = Heartbeat(gateway="idle", revision=1000, in_flight={}, open_trajectories={}, at=0)
+    beat(redis, [idle])
     with make_loop() as loop:
         for version in (1, 2, 3):
             make_trainable(store, 4, start=4 * version)

@@ -8,7 +8,7 @@ import pytest
 
 from trajectories import keys
 from trajectories.errors import RegistryError
-from trajectories.registry import Heartbeat, Registry, Snapshot
+from trajectories.registry import Heartbeat, Registry, Snapshot, beat
 from trajectories.resources import MOVES, PolicyVersion, VersionState
 
 
@@ -161,8 +161,8 @@ def test_two_policies_do_not_meet(registry: Registry, redis: Any) -> None:
 
 
 def test_heartbeats_are_those_of_known_gateways(registry: Registry, redis: Any) -> None:
-    beat = Heartbeat(gateway="g1", revision=3, in_flight={1: 2}, open_trajectories={}, at=1.0)
-    registry.beat(beat)
+    said = Heartbeat(gateway="g1", revision=3, in_flight={1: 2}, open_trajectories={}, at=1.0)
+    beat(redis, [said, said.model_copy(update={"policy": "other", "revision": 9})])
     assert registry.heartbeats() == []
     redis.sadd(keys.GATEWAYS, "g1", "g2")
-    assert registry.heartbeats() == [beat]
+    assert registry.heartbeats() == [said]

@@ -14,6 +14,7 @@ from trajectories.settings import (
     JudgeSettings,
     MetricSettings,
     OtherUpstreamSettings,
+    PolicySettings,
     RouteSettings,
     Settings,
     WebhookSettings,
@@ -48,6 +49,7 @@ OTHER: dict[tuple[str, ...], tuple[str, Any]] = {
     ("data_dir",): ("/var/lib/ratchet", Path("/var/lib/ratchet")),
     ("policy",): ("support-7b", "support-7b"),
     ("policy_tenant",): ("acme", "acme"),
+    ("policies",): ('{"a": {"agents": ["a"]}}', {"a": PolicySettings(agents=("a",))}),
     ("gateway", "aliases"): ('["a","b"]', ("a", "b")),
     ("gateway", "api_key"): ("sk-1", "sk-1"),
     ("gateway", "signing_key"): ("sixteen-or-longer", "sixteen-or-longer"),
@@ -84,7 +86,9 @@ OTHER: dict[tuple[str, ...], tuple[str, Any]] = {
     ("trainer", "credit"): ("discounted", "discounted"),
     ("trainer", "dtype"): ("bfloat16", "bfloat16"),
     ("trainer", "device"): ("cpu", "cpu"),
+    ("trainer", "quantization"): ("4bit", "4bit"),
     ("trainer", "interval_seconds"): ("60", 60.0),
+    ("engine", "max_loras"): ("9", 9),
 }
 
 

@@ -49,7 +49,7 @@ def test_only_the_tenant_that_a_policy_learns_from_fills_its_queue_and_its_label
     redis: Any,
 ) -> None:
     store = Store(redis)
-    scorer = Scorer.from_settings(RewardSettings(), policy="policy", policy_tenant="default")
+    scorer = Scorer.from_settings(RewardSettings(), tenants={"policy": "default"})
     for tenant in ("default", "acme"):
         made = transition(0, content="a", finish_reason="length")
         store.add_transition(made.model_copy(update={"tenant": tenant}))

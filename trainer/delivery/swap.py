@@ -50,10 +50,16 @@ class Swap:
         *,
         expected: Expected,
         drain_seconds: float,
+        others: Sequence[Registry] = (),
+        slots: int = MAX_LOADED,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`others` are registries of policies in the same engines, `slots` how many adapters
+        of all of them an engine holds."""
         self._engines = tuple(engines)
         self._registry = registry
+        self._others = tuple(others)
+        self._slots = slots
         self._expected = expected
         self._drain_seconds = drain_seconds
         self._clock = clock
@@ -72,10 +78,12 @@ class Swap:
         """Load one version into every engine. The base is always there."""
         if entry.version == 0:
             return
-        others = [known for known in self._registry.snapshot().loaded if known != entry]
-        if len(others) >= MAX_LOADED:
+        snapshots = [self._registry.snapshot(), *self._snapshots_of_others()]
+        loaded = [known for snapshot in snapshots for known in snapshot.loaded if known != entry]
+        if len(loaded) >= self._slots:
             raise EngineUnavailable(
-                f"{len(others)} adapters are still loaded: waiting for the old ones to drain"
+                f"{len(loaded)} adapters are still loaded, and the engine has room for"
+                f" {self._slots} (engine.max_loras): waiting for the old ones to drain"
             )
         for engine in self._engines:
             self._load_into(engine, entry)
@@ -150,11 +158,15 @@ class Swap:
             if entry.state is VersionState.DRAINING and self._is_drained(entry, heartbeats):
                 self._registry.move(entry.version, VersionState.RETIRED)
                 logger.info("retired", extra={"model": entry.model})
-        for entry in superfluous(snapshot):
+        others = self._snapshots_of_others()
+        for entry in superfluous(snapshot, others, slots=self._slots):
             if self._is_quiet(entry, heartbeats):
                 self._registry.move(entry.version, VersionState.UNLOADED)
                 self._unload(entry)
                 logger.info("unloaded", extra={"model": entry.model})
+
+    def _snapshots_of_others(self) -> list[Snapshot]:
+        return [registry.snapshot() for registry in self._others]
 
     def _load_into(self, engine: Engine, entry: PolicyVersion) -> None:
         if entry.path is None:
@@ -200,11 +212,36 @@ def is_quiet(version: int, revision: int, heartbeats: Sequence[Heartbeat]) -> bo
     )
 
 
-def superfluous(snapshot: Snapshot) -> list[PolicyVersion]:
-    """Retired adapters but the newest: what a rollback is not expected to need."""
-    retired = [
+def superfluous(
+    snapshot: Snapshot, others: Sequence[Snapshot] = (), *, slots: int = MAX_LOADED
+) -> list[PolicyVersion]:
+    """Retired adapters but the newest: what a rollback is not expected to need.
+
+    Where policies share an engine their newest retired ones go, too, the oldest of
+    all first, for as long as there is no slot free for one that comes. Every policy's
+    trainer takes its own away.
+    """
+    own = retired(snapshot)
+    superfluous = own[:-1]
+    if others:
+        everybodys = [own, *map(retired, others)]
+        loaded = len(snapshot.loaded) + sum(len(other.loaded) for other in others)
+        too_many = loaded - sum(len(found[:-1]) for found in everybodys) - (slots - 1)
+        kept = sorted((entry for found in everybodys for entry in found[-1:]), key=_promotion)
+        leaving = kept[: max(0, too_many)]
+        superfluous += [entry for entry in leaving if entry.policy == snapshot.policy]
+    return superfluous
+
+
+def retired(snapshot: Snapshot) -> list[PolicyVersion]:
+    """A policy's retired adapters, in the order in which they were promoted."""
+    found = [
         entry
         for entry in snapshot.versions.values()
         if entry.state is VersionState.RETIRED and entry.version > 0
     ]
-    return sorted(retired, key=lambda entry: entry.promoted_at or 0.0)[:-1]
+    return sorted(found, key=_promotion)
+
+
+def _promotion(entry: PolicyVersion) -> float:
+    return entry.promoted_at or 0.0

@@ -25,6 +25,7 @@ from pydantic_settings import SettingsError as SourceError
 from trajectories.errors import SettingsError
 from trajectories.settings.archive import ArchiveSettings
 from trajectories.settings.gateway import GatewaySettings, TracingSettings
+from trajectories.settings.policies import PolicySettings, check_policies, trainer_for
 from trajectories.settings.privacy import PrivacySettings
 from trajectories.settings.rewards import AgentSettings, MetricSettings, RewardSettings
 from trajectories.settings.store import RedisSettings
@@ -62,6 +63,7 @@ __all__ = [
     "MetricSettings",
     "OtherUpstreamSettings",
     "Patience",
+    "PolicySettings",
     "PrivacySettings",
     "RedisSettings",
     "RewardSettings",
@@ -76,6 +78,8 @@ __all__ = [
 ]
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$")]
+SWAPPED = 2  # adapters beside the current ones while versions change: one comes, one drains
+PolicyName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$")]  # part of adapters' names
 
 
 class Settings(BaseSettings):
@@ -92,14 +96,15 @@ class Settings(BaseSettings):
     data_dir: Path = Field(
         Path("ratchet-data"), description="Spool, adapters, runs, embedded Redis"
     )
-    policy: str = Field(
-        "policy", pattern=r"^[a-z0-9][a-z0-9-]{0,31}$", description="Name of the trained policy"
-    )
+    policy: PolicyName = Field("policy", description="Name of the trained policy")
     policy_tenant: str = Field(
         "default",
         pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$",
         description="The tenant whose traffic the policy learns from, and whose calls it answers;"
-        " other tenants' are answered by the base model",
+        " other tenants' are answered by the base model, or by a policy of theirs",
+    )
+    policies: dict[PolicyName, PolicySettings] = Field(
+        {}, description="Policies beside this one, by name"
     )
     redis: RedisSettings = RedisSettings()
     gateway: GatewaySettings = GatewaySettings()
@@ -119,12 +124,19 @@ class Settings(BaseSettings):
     engine: EngineSettings = EngineSettings()
 
     @model_validator(mode="after")
+    def _policies_are_told_apart(self) -> Self:
+        taken = {*self.routes, *self.gateway.aliases, self.upstream.base_model}
+        check_policies(self.policies, default=self.policy, tenant=self.policy_tenant, taken=taken)
+        return self
+
+    @model_validator(mode="after")
     def _what_is_tracked_is_compared(self) -> Self:
-        if self.trainer.baseline == "tracker" and self.trainer.credit == "step":
-            raise ValueError(
-                "trainer.baseline = tracker remembers final rewards, which trainer.credit = step"
-                " takes apart: choose another of the two"
-            )
+        for where, trainer in self._trainers():
+            if trainer.baseline == "tracker" and trainer.credit == "step":
+                raise ValueError(
+                    f"{where}.baseline = tracker remembers final rewards, which {where}.credit ="
+                    " step takes apart: choose another of the two"
+                )
         return self
 
     @model_validator(mode="after")
@@ -138,10 +150,21 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _rank_fits_the_engine(self) -> Self:
-        if self.engine.serve and self.trainer.rank > self.engine.max_lora_rank:
+        for where, trainer in self._trainers():
+            if self.engine.serve and trainer.rank > self.engine.max_lora_rank:
+                raise ValueError(
+                    f"{where}.rank is {trainer.rank} but engine.max_lora_rank is"
+                    f" {self.engine.max_lora_rank}: raise the second or lower the first"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _every_policy_fits_into_the_engine(self) -> Self:
+        least = len(self.policy_names) + SWAPPED
+        if self.policies and self.adapter_slots < least:
             raise ValueError(
-                f"trainer.rank is {self.trainer.rank} but engine.max_lora_rank is"
-                f" {self.engine.max_lora_rank}: raise the second or lower the first"
+                f"engine.max_loras is {self.adapter_slots}, but {len(self.policy_names)} policies"
+                f" need {least}: one each, one that comes and one that drains"
             )
         return self
 
@@ -150,7 +173,8 @@ class Settings(BaseSettings):
         if POLICY in self.upstreams:
             raise ValueError(f'no upstream may be called "{POLICY}": that is [upstream]')
         upstreams = [POLICY, *sorted(self.upstreams)]
-        targets = {*self.routes, *self.gateway.aliases}
+        own = (alias for policy in self.policies.values() for alias in policy.aliases)
+        targets = {*self.routes, *self.gateway.aliases, *own}
         for name, route in self.routes.items():
             if route.upstream not in upstreams:
                 known = ", ".join(upstreams)
@@ -185,6 +209,47 @@ class Settings(BaseSettings):
         except ValidationError as error:
             raise SettingsError(f"algorithm: {error.errors()[0]['msg']}") from error
         return self.model_copy(update={"trainer": trainer})
+
+    @property
+    def policy_names(self) -> tuple[str, ...]:
+        """Every policy that is trained here, the default one first."""
+        return (self.policy, *self.policies)
+
+    @property
+    def adapter_slots(self) -> int:
+        """How many adapters an engine holds at once, of all policies together."""
+        return self.engine.max_loras or len(self.policy_names) + SWAPPED + 1
+
+    def for_policy(self, name: str) -> Self:
+        """The settings as they are for one policy: its name, its tenant, its `[trainer]`.
+
+        Raises SettingsError, naming those that there are.
+        """
+        if name not in self.policy_names:
+            known = ", ".join(self.policy_names)
+            raise SettingsError(f'there is no policy "{name}" (there are: {known})')
+        engine = self.engine.model_copy(update={"max_loras": self.adapter_slots})
+        changes: dict[str, Any] = {"policies": {}, "engine": engine}
+        if own := self.policies.get(name):
+            changes |= {
+                "policy": name,
+                "policy_tenant": own.tenant or self.policy_tenant,
+                "trainer": trainer_for(name, self.trainer, own),
+            }
+        return self.model_copy(update=changes)
+
+    def tenants_of_policies(self) -> dict[str, str]:
+        """Policy -> the tenant whose traffic it learns from."""
+        own = {name: policy.tenant or self.policy_tenant for name, policy in self.policies.items()}
+        return {self.policy: self.policy_tenant, **own}
+
+    def _trainers(self) -> list[tuple[str, TrainerSettings]]:
+        """`[trainer]` and what each policy makes of it, with where that stands."""
+        own = [
+            (f"policies.{name}.trainer", trainer_for(name, self.trainer, policy))
+            for name, policy in self.policies.items()
+        ]
+        return [("trainer", self.trainer), *own]
 
     @property
     def verdict_sources(self) -> dict[str, VerdictSettings]:

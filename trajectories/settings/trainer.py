@@ -169,6 +169,11 @@ class TrainerSettings(Section):
     dtype: Literal["float32", "bfloat16"] = Field(
         "float32", description="Of the base model's weights; the same as vLLM's"
     )
+    quantization: Literal["none", "4bit"] = Field(
+        "none",
+        description="4bit: QLoRA, the base model as NF4 while it trains; needs a CUDA GPU and the"
+        " extra `qlora` (docs/learning.md)",
+    )
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="Where to train; auto: a GPU if there is one"
     )
@@ -209,5 +214,11 @@ class EngineSettings(Section):
     model: str | None = Field(None, description="Model directory or hub name to serve")
     max_model_len: int = Field(2048, ge=16, description="Longest prompt plus answer, in tokens")
     dtype: str = Field("auto", description="As vLLM takes it")
+    max_loras: int | None = Field(
+        None,
+        ge=2,
+        description="Adapters that it holds at once (vLLM's --max-loras), also where it runs"
+        " elsewhere; unset: 4, and 1 more for each further policy",
+    )
     max_lora_rank: int = Field(16, ge=1, description="Not below trainer.rank")
     arguments: tuple[str, ...] = Field((), description="More arguments for `vllm serve`")

@@ -15,7 +15,7 @@ from trainer.delivery.swap import Swap
 from trajectories import keys
 from trajectories.connection import Redis
 from trajectories.errors import RegistryError
-from trajectories.registry import Heartbeat, Registry
+from trajectories.registry import Heartbeat, Registry, beat
 from trajectories.resources import PolicyVersion, VersionState
 
 
@@ -74,15 +74,14 @@ class House:
         open_trajectories: dict[int, int] | None = None,
     ) -> None:
         self.redis.sadd(keys.GATEWAYS, "g1")
-        self.registry.beat(
-            Heartbeat(
-                gateway="g1",
-                revision=self.registry.revision() if revision is None else revision,
-                in_flight=in_flight or {},
-                open_trajectories=open_trajectories or {},
-                at=0,
-            )
+        said = Heartbeat(
+            gateway="g1",
+            revision=self.registry.revision() if revision is None else revision,
+            in_flight=in_flight or {},
+            open_trajectories=open_trajectories or {},
+            at=0,
         )
+        beat(self.redis, [said])
 
     def state(self, version: int) -> VersionState:
         return self.registry.snapshot().versions[version].state
@@ -229,3 +228,33 @@ def test_an_adapter_damaged_on_disk_is_not_loaded_again(house: House) -> None:
     [trouble] = house.swap.reconcile()
     assert "not what was published" in trouble
     assert house.engine.loaded == {}
+
+
+def test_adapters_of_other_policies_in_the_same_engine_take_slots(house: House) -> None:
+    other = Registry(house.redis, "other", "base")
+    for number in (1, 2):
+        model = f"other-v{number}"
+        other.add(
+            PolicyVersion(policy="other", version=number, model=model, state=VersionState.CANDIDATE)
+        )
+        other.promote(number)
+    house.swap = Swap(
+        [house.client],
+        house.registry,
+        expected=Expected("base", "b" * 64),
+        drain_seconds=100,
+        others=[other],
+        slots=4,
+        clock=lambda: house.now,
+    )
+    house.promote(1)
+    house.promote(2)
+    entry = house.add(3)
+    with pytest.raises(EngineUnavailable, match=r"4 adapters .* room for 4 \(engine.max_loras\)"):
+        house.swap.load(entry)
+    for _ in range(3):  # seen to drain, retired, unloaded
+        house.beat()
+        house.swap.retire()
+    assert house.state(1) is VersionState.UNLOADED, "even the newest retired one: slots are short"
+    house.swap.load(entry)
+    assert len(house.engine.loaded) == 2
