@@ -20,9 +20,10 @@ from trainer.advantages.tracker import TRACKER, Tracker
 from trainer.batch.samples import Sample
 from trainer.delivery.gate import CONFIG
 from trainer.durable import sync_directory, sync_file
+from trainer.quantization import as_served, check_quantization, load_quantised
 from trainer.runs import OPTIMIZER, Plan
 from trainer.sharding import trained_weights, whole
-from trajectories.errors import RatchetError
+from trajectories.errors import RatchetError, SettingsError
 from trajectories.resources import PROBE, Probe, ProbeSet
 from trajectories.settings import TrainerSettings
 
@@ -47,15 +48,32 @@ def load_policy(plan: Plan) -> tuple[Any, Any]:
     settings = plan.trainer
     if "lm_head" in settings.target_modules:
         raise TrainingError("trainer.target_modules names lm_head, which vLLM cannot serve")
-    dtype = getattr(torch, settings.dtype)
-    base = AutoModelForCausalLM.from_pretrained(plan.base_path, dtype=dtype)
-    if not ranks.is_sharded():  # else each process gets its share, once all have come together
-        base.to(device_for(settings))
+    base = load_base(plan)
     tokenizer = AutoTokenizer.from_pretrained(plan.base_path, padding_side="left")
     if plan.parent_path is None:
         return get_peft_model(base, fresh_config(settings)), tokenizer
     check_parent(Path(plan.parent_path), settings)
     return PeftModel.from_pretrained(base, plan.parent_path, is_trainable=True), tokenizer
+
+
+def load_base(plan: Plan) -> Any:
+    """The base model on its device. Raises TrainingError when four bits cannot be had here."""
+    settings, device = plan.trainer, device_for(plan.trainer)
+    dtype = getattr(torch, settings.dtype)
+    if settings.quantization == "none":
+        base = AutoModelForCausalLM.from_pretrained(plan.base_path, dtype=dtype)
+        # Else each process gets its share, once all have come together.
+        return base if ranks.is_sharded() else base.to(device)
+    if ranks.is_sharded():
+        raise TrainingError(
+            "trainer.quantization is 4bit, and trainer.launch deals out the base's weights to"
+            " several processes: have it in four bits on each of them (ddp), or in full on all"
+        )
+    try:
+        check_quantization(device)
+    except SettingsError as error:
+        raise TrainingError(str(error)) from error
+    return load_quantised(plan.base_path, dtype, device)
 
 
 def fresh_config(settings: TrainerSettings) -> LoraConfig:
@@ -153,12 +171,15 @@ def save_policy(
     optimizer: Any,
     dtype: str,
     tracker: Tracker | None = None,
+    full_base: str | None = None,
 ) -> None:
     """Put weights, probes, the optimizer's moments and the tracker into `trained`, or nothing.
 
     Every process of a round calls it: the first one writes, and all go on after that.
+    `full_base` is where the base model is that the engine serves, if `model` has it in four bits.
     """
-    probes, weights = make_probes(model, samples, dtype), trained_weights(model)
+    probes = None if full_base else make_probes(model, samples, dtype)
+    weights = trained_weights(model)
     if not ranks.is_first():
         ranks.wait()
         return
@@ -167,6 +188,9 @@ def save_policy(
     shutil.rmtree(trained, ignore_errors=True)
     model.save_pretrained(beside, state_dict=weights, save_embedding_layers=False)
     (beside / "README.md").unlink(missing_ok=True)
+    if probes is None:
+        served = as_served(beside, str(full_base), getattr(torch, dtype))
+        probes = make_probes(served, samples, dtype)
     (beside / PROBE).write_bytes(probes.to_json())
     if not ranks.is_sharded():
         torch.save(optimizer.state_dict(), beside / OPTIMIZER)

@@ -132,7 +132,8 @@ def train_leg(leg: Leg, plan: Plan, samples: Sequence[Sample], parts: Stages) ->
     metrics: dict[str, float] = {}
     if leg.number == 0:  # the only one that starts as what sampled the fresh rows
         with parts.stage(COMPARING):
-            gap = check_gap(gaps(model, fresh), settings.dtype, settings.probe_tolerance)
+            kind = settings.dtype if settings.quantization == "none" else settings.quantization
+            gap = check_gap(gaps(model, fresh), kind, settings.probe_tolerance)
         metrics["behaviour_gap"] = gap
     optimizer = make_optimizer(model, settings, plan.optimizer_path)
     round_ = Round(
@@ -175,6 +176,7 @@ def train_leg(leg: Leg, plan: Plan, samples: Sequence[Sample], parts: Stages) ->
             optimizer=optimizer,
             dtype=settings.dtype,
             tracker=remember(leg, plan, samples),
+            full_base=plan.base_path if settings.quantization != "none" else None,
         )
     return metrics
 
@@ -192,18 +194,18 @@ def remember(leg: Leg, plan: Plan, samples: Sequence[Sample]) -> Tracker | None:
     return tracker_after(samples, settings, tracker=before, version=plan.parent)
 
 
-def check_gap(differences: Sequence[float], dtype: str, configured: float) -> float:
+def check_gap(differences: Sequence[float], kind: str, configured: float) -> float:
     """The largest step-0 difference to what the engine recorded; refuses one that is too large.
 
     Before the first step the trainer's policy IS the version that sampled the
-    fresh rows. In bfloat16 single rare tokens differ a lot, so there the mean
+    fresh rows. In bfloat16 and in four bits single rare tokens differ a lot, so there the mean
     is held against the limit, and the largest against ten times as much.
     """
     if not differences:
         return 0.0
     largest, mean = max(differences), sum(differences) / len(differences)
-    limit = tolerance_for(dtype, configured)
-    is_within = largest <= limit if dtype == "float32" else mean <= limit and largest <= 10 * limit
+    limit = tolerance_for(kind, configured)
+    is_within = largest <= limit if kind == "float32" else mean <= limit and largest <= 10 * limit
     if not is_within:
         raise TrainingError(
             f"the trainer's logprobs differ from the recorded ones by up to {largest:.3g} nats"

@@ -45,7 +45,8 @@ def counted() -> Metrics:
     metrics.calls.add("chat", 200, 1.0, 0.5)
     for tally in (metrics.recorded, metrics.outcomes, metrics.tokens):
         tally.add("x")
-    metrics.in_flight.labels("0").set(1)
+    metrics.in_flight.labels("policy", "0").set(1)
+    metrics.revision.labels("policy").set(1)
     metrics.feedback.labels("reward", "user", "accepted").inc()
     return metrics
 

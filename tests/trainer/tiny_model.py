@@ -9,18 +9,18 @@ from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 VOCABULARY = 64
 
 
-def save_base(path: Path) -> Path:
+def save_base(path: Path, width: int = 32) -> Path:
     """Write model and tokenizer (its words are the numbers below 64) into `path`."""
     torch.manual_seed(0)
     torch.set_num_threads(1)
     config = Qwen3Config(
         vocab_size=VOCABULARY,
-        hidden_size=32,
-        intermediate_size=64,
+        hidden_size=width,
+        intermediate_size=2 * width,
         num_hidden_layers=2,
         num_attention_heads=2,
         num_key_value_heads=1,
-        head_dim=16,
+        head_dim=width // 2,
         max_position_embeddings=128,
         initializer_range=0.2,
         bos_token_id=None,

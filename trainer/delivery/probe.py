@@ -14,7 +14,7 @@ from trainer.delivery.engine import Engine
 from trajectories.errors import AdapterError
 from trajectories.resources import Probe, ProbeSet
 
-TOLERANCE = {"float32": 1e-3, "bfloat16": 0.3}
+TOLERANCE = {"float32": 1e-3, "bfloat16": 0.3, "4bit": 0.5}  # the last: trained on, never served
 # A mean shift below this cannot be told from arithmetic noise.
 NOISE = {"float32": 1e-5, "bfloat16": 0.02}
 LEAST_SHOWN_SHARE = 0.1
@@ -32,9 +32,9 @@ class Delivery:
     served_shift: float  # the same, as served
 
 
-def tolerance_for(dtype: str, configured: float) -> float:
-    """The setting `probe_tolerance`, where 0 means the default of the dtype."""
-    return configured or TOLERANCE[dtype]
+def tolerance_for(kind: str, configured: float) -> float:
+    """The setting `probe_tolerance`, where 0 means the default of a dtype, or of four bits."""
+    return configured or TOLERANCE[kind]
 
 
 def run_probe(
