@@ -224,7 +224,8 @@ def test_a_message_outlives_what_is_touched_again_and_again(redis: Any) -> None:
             store.put_rewards(REF, **NO_REWARD, revision=found.revision)
         parts = redis.keys("trajectory:default:traj_a*")
         assert all(0 < redis.ttl(part) <= redis.ttl(name) for part in parts for name in names)
-        assert min(map(redis.ttl, parts)) >= keys.TRAJECTORY_TTL_SECONDS - 3600
+        # An hour, and the time that the test itself takes on a busy machine.
+        assert min(map(redis.ttl, parts)) >= keys.TRAJECTORY_TTL_SECONDS - 3700
     assert store.trajectory(REF) is not None
 
 
