@@ -91,6 +91,9 @@ OTHER: dict[tuple[str, ...], tuple[str, Any]] = {
     ("engine", "max_loras"): ("9", 9),
 }
 
+# What a setting cannot be changed without.
+COMPANY = {("trainer", "missing"): {"RATCHET_TRAINER_NEGATIVE_WEIGHT": "1"}}
+
 
 def other(path: tuple[str, ...], default: Any) -> tuple[str, Any]:
     """Another value of a setting, as the environment writes it and as it is read."""
@@ -112,7 +115,8 @@ def test_every_setting_can_be_set_in_the_environment(
     name: str, path: tuple[str, ...], default: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text, expected = other(path, default)
-    monkeypatch.setenv(name, text)
+    for company, value in {name: text, **COMPANY.get(path, {})}.items():
+        monkeypatch.setenv(company, value)
     found: Any = load_settings()
     for part in path:
         found = getattr(found, part)
@@ -172,6 +176,11 @@ def test_a_named_file_that_is_missing_is_said(monkeypatch: pytest.MonkeyPatch) -
         ('[webhooks.a]\nurl = "http://a"\n', "secret"),
         ('[webhooks.a]\nurl = "ftp://a"\nsecret = "s"\n', "url"),
         ("[trainer]\nrank = 32\n[engine]\nserve = true\n", "max_lora_rank"),
+        ('[trainer]\nmissing = "aipw"\n', r"trainer\.negative_weight = 0\.25 .* set it to 1"),
+        (
+            '[policies.a]\nagents = ["a"]\ntrainer = { missing = "aipw", negative_weight = 0.5 }\n',
+            r"policies\.a\.trainer\.negative_weight = 0\.5",
+        ),
     ],
 )
 def test_a_wrong_line_of_the_file_is_named(tmp_path: Path, text: str, said: str) -> None:

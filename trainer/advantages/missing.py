@@ -14,8 +14,9 @@ in the round. Before the limit, the mean of r over any kind of trajectory is tha
 if who answers when asked does not depend on y. Three rules:
 
 1. AIR alone is no guess: it speaks of faults, and the silence of AIR says nothing.
-2. Who spoke unasked is believed for that trajectory, at a weight of 1: how likely
-   they were to speak is not known.
+2. Who spoke unasked leaves the guess as it is: those who were asked stand for everybody
+   already, and how likely others were to speak is not known. They are believed where
+   there is no guess, or no survey.
 3. Where too few were heard to count `answers`, it is `leave_out`.
 """
 
@@ -39,17 +40,13 @@ def correct(samples: Sequence[Sample], limit: float) -> list[Sample]:
     rate = answer_rate(samples)
     if rate is None:
         return list(samples)
-    return [
-        sample.model_copy(update={"reward": _corrected(sample, rate, limit)})
-        if sample.is_asked and sample.is_heard and sample.guess is not None and sample.ask
-        else sample
-        for sample in samples
-    ]
+    return [_corrected(sample, rate, limit) for sample in samples]
 
 
-def _corrected(sample: Sample, rate: float, limit: float) -> float:
-    assert sample.guess is not None
-    assert sample.ask is not None
+def _corrected(sample: Sample, rate: float, limit: float) -> Sample:
+    if not sample.is_heard or sample.guess is None or not sample.ask:
+        return sample
+    label = sample.reward if sample.is_asked else None
     propensity = max(LEAST_PROPENSITY, sample.ask * rate)
-    value = corrected(Heard(sample.guess, sample.reward, propensity))
-    return max(-limit, min(limit, value))
+    value = corrected(Heard(sample.guess, label, propensity))
+    return sample.model_copy(update={"reward": max(-limit, min(limit, value))})

@@ -141,11 +141,19 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _what_is_put_right_is_final(self) -> Self:
-        if self.trainer.missing == "aipw" and self.trainer.credit in ("step", "stepgroup"):
-            raise ValueError(
-                "trainer.missing = aipw puts final rewards right, and trainer.credit ="
-                f" {self.trainer.credit} reads what was said of calls: take identical or discounted"
-            )
+        for where, trainer in self._trainers():
+            if trainer.missing != "aipw":
+                continue
+            if trainer.credit in ("step", "stepgroup"):
+                raise ValueError(
+                    f"{where}.missing = aipw puts final rewards right, and {where}.credit ="
+                    f" {trainer.credit} reads what was said of calls: take identical or discounted"
+                )
+            if trainer.negative_weight != 1:
+                raise ValueError(
+                    f"{where}.missing = aipw puts rewards right on average, which"
+                    f" {where}.negative_weight = {trainer.negative_weight:g} undoes: set it to 1"
+                )
         return self
 
     @model_validator(mode="after")

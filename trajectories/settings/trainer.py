@@ -93,7 +93,7 @@ class TrainerSettings(Section):
     missing: Literal["leave_out", "aipw"] = Field(
         "leave_out",
         description="What stands for people's missing rewards: what judges said; or that, put right"
-        " by those who were asked at random (GRPO; docs/learning.md)",
+        " by those who were asked at random (GRPO, with negative_weight = 1; docs/learning.md)",
     )
     aipw_limit: float = Field(
         100.0, ge=1, description="Largest reward, up or down, that such a correction makes (aipw)"

@@ -37,9 +37,11 @@ def test_by_hand() -> None:
     assert correct(samples, limit=4.0)[0].reward == 4.0
 
 
-def test_who_speaks_unasked_is_believed_and_not_multiplied() -> None:
-    samples = [*asked(8, 1.0), a_guess("volunteer", 0.5, -1.0, is_asked=False)]
-    assert correct(samples, 100.0)[-1].reward == -1.0
+def test_who_speaks_unasked_leaves_the_guess_as_it_is() -> None:
+    volunteers = [a_guess("v", 0.5, -1.0, is_asked=False)]
+    assert correct([*asked(8, 1.0), *volunteers], 100.0)[-1].reward == 0.5
+    unknown = [a_guess("u", 0.5, -1.0, is_asked=False, ask=None)]
+    assert correct([*asked(8, 1.0), *unknown], 100.0)[-1].reward == -1.0, "there was no survey"
 
 
 def test_where_too_few_answered_nothing_is_multiplied() -> None:
@@ -62,23 +64,27 @@ def test_calls_of_one_trajectory_are_counted_once() -> None:
 
 
 def test_the_mean_is_that_of_everybody_however_wrong_the_judge_is() -> None:
-    """True mean 0.4. The judge praises all; a tenth are asked, half of those answer."""
+    """True mean 0.4. The judge praises all; a tenth are asked, half of those answer.
+
+    Of the others a third complain unasked when it went wrong, and hardly anybody praises.
+    """
     chance, samples = random.Random(3), []
     for n in range(20_000):
         truth = 1.0 if chance.random() < 0.7 else -1.0
         is_asked = chance.random() < 0.1
-        said = truth if is_asked and chance.random() < 0.5 else None
+        speaks = 0.5 if is_asked else 0.3 if truth < 0 else 0.02
+        said = truth if chance.random() < speaks else None
         samples.append(a_guess(f"t{n}", 0.9, said, is_asked=is_asked))
     found = [sample.reward for sample in correct(samples, limit=1e9)]
     assert sum(found) / len(found) == pytest.approx(0.4, abs=0.1)
     left_out = [sample.reward for sample in samples]
-    assert sum(left_out) / len(left_out) > 0.8
+    assert abs(sum(left_out) / len(left_out) - 0.4) > 0.2
 
 
 def test_the_settings_decide() -> None:
     samples = asked(8, -1.0) + [a_guess(f"o{n}", -0.5) for n in range(8)]
-    plain = advantages_of(samples, TrainerSettings())
-    right = advantages_of(samples, TrainerSettings(missing="aipw"))
+    plain = advantages_of(samples, TrainerSettings(negative_weight=1.0))
+    right = advantages_of(samples, TrainerSettings(missing="aipw", negative_weight=1.0))
     assert plain[0] < 0
     assert right[0] < plain[0]
 
