@@ -78,8 +78,10 @@ def make_grpo_trainer(
     trainer.rows, trainer.shape = rows, shape
     trainer.objective = objective_of(settings)
     trainer.ledger = Ledger(limits_of(settings), [task_name(key) for key in rows.tasks])
-    if settings.decoupled or (trainer.ledger.limits.needs_parent and not rows.fresh):
+    if settings.decoupled:
         trainer.compute_parent(order.TOKENS_PER_PASS)
+    elif trainer.ledger.limits.needs_parent and rows.has_unknown_task:
+        trainer.compute_parent(order.TOKENS_PER_PASS, of_others=True)
     return trainer
 
 

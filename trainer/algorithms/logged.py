@@ -19,6 +19,7 @@ from trainer.algorithms.budgets import Ledger, StepSums
 from trainer.algorithms.loss import Answers, Objective, Size, k3, policy_loss, span_sums
 from trainer.algorithms.rows import EMPTY, LoggedRows
 from trainer.algorithms.tensors import labels_of, tensors_of
+from trainer.batch.merging import Row, Span
 from trainer.batch.order import RowOrder, Shape
 from trainer.policy import TrainingError
 
@@ -172,13 +173,19 @@ class LoggedGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
             metrics["kl"].append(sums["kl_to_base"] / answers)
 
     @torch.no_grad()  # type: ignore[untyped-decorator]
-    def compute_parent(self, tokens: int) -> None:
+    def compute_parent(self, tokens: int, *, of_others: bool = False) -> None:
         """The parent's logprobs of every answer: the policy's, before its first step.
 
-        `tokens` is how many fit one forward pass.
+        `tokens` is how many fit one forward pass. `of_others`: only of what the parent did not
+        sample itself, since the rest was recorded.
         """
+
+        def wanted(row: Row) -> list[Span]:
+            return [s for s in row.spans if not (of_others and self.rows.is_own(s.sample))]
+
         self.model.eval()
-        order = sorted(range(len(self.rows)), key=lambda at: self.rows.rows[at].length)
+        order = [at for at, row in enumerate(self.rows.rows) if wanted(row)]
+        order.sort(key=lambda at: self.rows.rows[at].length)
         size = max(1, tokens // max(self.rows.longest, 1))
         for start in range(0, len(order), size):
             numbers = order[start : start + size]
@@ -186,7 +193,7 @@ class LoggedGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
             batch = tensors_of([self.rows[at] for at in numbers], fill=fill, device=device)
             logprobs_bt = self.logprobs(self.model, batch)[0].float().cpu()
             for place, at in enumerate(numbers):
-                for span in self.rows.rows[at].spans:
+                for span in wanted(self.rows.rows[at]):
                     values = logprobs_bt[place, span.start - 1 : span.stop - 1]
                     self.rows.computed[span.sample] = array("f", values.tolist())
         self.model.train()

@@ -4,6 +4,7 @@ Pure. A row is read from the samples when it is asked for, so that a round may
 be larger than memory; what is kept of it are its spans.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -59,8 +60,10 @@ class LoggedRows(Sequence[LoggedRow]):
         self.computed: dict[int, Sequence[float]] = {}
         kept = [at for at, value in enumerate(advantages) if abs(value) > SMALLEST_ADVANTAGE]
         self._tasks: dict[Key, int] = {}
-        self.fresh = 0  # samples of the parent itself
-        rows = merge((self._seen(samples[at]) for at in kept), is_on=is_merged)
+        self._is_own = bytearray(len(samples))  # sampled by the parent itself
+        self._own: Counter[int] = Counter()  # such samples by task
+        self._answers: Counter[int] = Counter()  # all samples by task
+        rows = merge((self._seen(at) for at in kept), is_on=is_merged)
         self.rows = [_renumbered(row, kept) for row in rows]
         self.saving = saving(rows)
         self.spans = len(kept)
@@ -81,14 +84,26 @@ class LoggedRows(Sequence[LoggedRow]):
         """(tenant, agent, task) -> its number, from 0."""
         return self._tasks
 
-    def _seen(self, sample: Sample) -> Sample:
-        self._tasks.setdefault(key_of(sample), len(self._tasks))
-        self.fresh += sample.version == self._parent
+    @property
+    def has_unknown_task(self) -> bool:
+        """Whether the parent's logprobs are known of fewer than half of some task's answers."""
+        return any(2 * self._own[task] < count for task, count in self._answers.items())
+
+    def is_own(self, sample: int) -> bool:
+        """Whether the parent itself sampled it, so that its recorded logprobs are the parent's."""
+        return bool(self._is_own[sample])
+
+    def _seen(self, at: int) -> Sample:
+        sample = self._samples[at]
+        task = self._tasks.setdefault(key_of(sample), len(self._tasks))
+        self._is_own[at] = is_own = sample.version == self._parent
+        self._own[task] += is_own
+        self._answers[task] += 1
         return sample
 
     def _span(self, span: Span) -> LoggedSpan:
         sample = self._samples[span.sample]
-        own = sample.logprobs if sample.version == self._parent else None
+        own = sample.logprobs if self.is_own(span.sample) else None
         return LoggedSpan(
             span.start,
             span.stop,

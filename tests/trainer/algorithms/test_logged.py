@@ -197,6 +197,31 @@ def test_a_log_without_the_parent_s_own_answers_is_held_against_computed_logprob
         assert list(trainer.rows.computed[number]) == pytest.approx(sample.logprobs, abs=1e-4)
 
 
+def test_a_few_answers_of_the_parent_do_not_switch_off_what_is_held_against_it(
+    base: Path, log: list[Sample], tmp_path: Path
+) -> None:
+    mixed = [s.model_copy(update={"version": 7}) if n % 15 else s for n, s in enumerate(log)]
+    trainer = a_trainer(base, mixed, tmp_path)
+    assert set(trainer.rows.computed) == {n for n in range(len(log)) if n % 15}
+    spans = [span for row in trainer.rows for span in row.spans]
+    assert len(spans) == len(log)
+    assert all(span.parent is not None for span in spans)
+
+
+def test_the_parent_s_logprobs_are_computed_for_a_task_that_it_hardly_answered(
+    base: Path, log: list[Sample], tmp_path: Path
+) -> None:
+    """The guard is of tasks: what the parent said of another one is of no use to it."""
+    few = [
+        s.model_copy(update={"version": 7}) if s.task == "task 1" and n > 6 else s
+        for n, s in enumerate(log)
+    ]
+    trainer = a_trainer(base, few, tmp_path / "few")
+    assert set(trainer.rows.computed) == {n for n, s in enumerate(few) if s.version == 7}
+    most = [s.model_copy(update={"version": 7}) if n < 10 else s for n, s in enumerate(log)]
+    assert not a_trainer(base, most, tmp_path / "most").rows.computed
+
+
 def test_the_decoupled_loss_holds_on_to_the_policy_at_the_start(
     base: Path, log: list[Sample], tmp_path: Path
 ) -> None:

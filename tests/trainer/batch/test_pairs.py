@@ -7,8 +7,8 @@ from tests.trainer.records import a_sample, a_selection, a_trajectory, a_transit
 from trainer.batch.batching import Demand, look, require, selection_for, shortages_of, sort_out
 from trainer.batch.corrections import answer_in, corrections_of
 from trainer.batch.pairs import Pair, answer_of, pairs_among, worth_of_call
-from trainer.batch.samples import Correction, Exclusion, Sample
-from trajectories.model import Choice, Feedback, Trajectory
+from trainer.batch.samples import Correction, Exclusion, Sample, samples_of
+from trajectories.model import Choice, Feedback, Reward, Trajectory
 from trajectories.settings import Settings
 from trajectories.store import Store, TrajectoryRef
 
@@ -32,10 +32,23 @@ def test_the_same_prompt_answered_twice_is_a_pair_if_one_was_better() -> None:
     assert pairs(good, bad.model_copy(update={"tenant": "other"})) == []
 
 
-def test_several_choices_of_one_call_are_a_pair_when_they_were_judged_differently() -> None:
-    first = a_sample("default/t1", 0.0, id="t1-0/0", token_ids=(7,), votes=((0, 1.0),))
-    second = first.model_copy(update={"id": "t1-0/1", "token_ids": (8,), "votes": ((0, -1.0),)})
-    assert pairs(first, second) == [Pair(0, 1)]
+def test_what_is_said_of_a_call_is_said_of_all_its_choices_so_they_are_no_pair() -> None:
+    choices = [
+        Choice(index=n, token_ids=(7 + n,), logprobs=(-1.0,), finish_reason="stop") for n in (0, 1)
+    ]
+    call = a_transition("t1", choices=tuple(choices))
+    said = Reward(
+        id="r1",
+        trajectory_id="t1",
+        transition_id=call.id,
+        name="reward",
+        source="feedback:human:ann",
+        value=-1.0,
+    )
+    record = a_trajectory("t1", -1.0, transitions=(call,), rewards=(said,))
+    first, second = samples_of(record, a_selection())[0]
+    assert worth_of_call(first) == worth_of_call(second) == -1.0
+    assert pairs(first, second) == []
 
 
 def test_what_the_end_was_worth_says_nothing_of_a_call_in_the_middle() -> None:
