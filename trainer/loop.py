@@ -357,7 +357,7 @@ class Loop:
 
     def _make_room(self, lack: Lack) -> None:
         """A look that saw nothing but useless trajectories must not see them for ever."""
-        if lack.batch.examined >= self._settings.trainer.max_trajectories:
+        if lack.batch.is_full:
             self._phases.set_aside((*lack.batch.set_aside, *lack.batch.left_over))
 
     # -- what is shown -------------------------------------------------------------

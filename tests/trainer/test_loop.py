@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 from tests.trainer.conftest import LoopMaker
 from tests.trainer.fake_engine import FakeEngine
 from tests.trainer.records import make_trainable
-from trainer.batch.batching import Lack
+from trainer.batch.batching import Lack, look, selection_for
 from trainer.loop import Loop
 from trainer.runs import Phase, Run, all_runs
 from trajectories import keys
@@ -329,6 +330,34 @@ def test_rows_that_an_algorithm_did_not_look_at_are_offered_again(
         monkeypatch.setenv("FAKE_ROUND", "ok")
         cycle_until(loop, lambda: last_run(redis).phase is Phase.PROMOTED)
     assert store.count_trainable("policy") == 0
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25])
+def test_what_teaches_nothing_does_not_stand_at_the_head_of_the_queue_for_ever(
+    share: float, make_loop: LoopMaker, store: Store, registry: Registry
+) -> None:
+    changes = {"max_trajectories": 8, "replay_share": share}
+    trainer = make_loop.settings.trainer.model_copy(update=changes)
+    make_loop.settings = make_loop.settings.model_copy(update={"trainer": trainer})
+    make_trainable(store, round(8 * (1 - share)), policy_version=99)
+    make_trainable(store, 4, start=8)
+    with make_loop() as loop:
+        cycle_until(loop, lambda: bool(loop.board.lacking))
+        loop._look_at = float("-inf")
+        cycle_until(loop, lambda: registry.snapshot().current == 1)
+    assert store.count_trainable("policy") == 0
+
+
+@pytest.mark.parametrize("is_full", [False, True])
+def test_what_is_left_over_goes_with_a_round_that_was_full(
+    is_full: bool, make_loop: LoopMaker, store: Store
+) -> None:
+    make_trainable(store, 2)
+    selection = selection_for(make_loop.settings, "grpo", 0)
+    found = look(store, make_loop.settings, selection)
+    batch = replace(found, is_full=is_full, set_aside=("default/a",), left_over=("default/b",))
+    taken = make_loop()._phases._used_up(batch, selection)
+    assert taken == (("default/a", "default/b") if is_full else ("default/a",))
 
 
 def test_a_trigger_for_an_algorithm_that_is_not_there_takes_nothing(

@@ -65,6 +65,7 @@ class Batch:
     labellers: Mapping[str, int] = field(default_factory=dict)  # principal -> labels, after caps
     capped: Mapping[str, int] = field(default_factory=dict)  # principal -> labels left out
     pairs: int = 0  # of its samples, where pairs are asked for
+    is_full: bool = False  # as many were examined as a round may take: there may be more
 
     def counts(self, threshold: float | None) -> tuple[int, int]:
         """Trajectories above and below `threshold` (None: the mean reward)."""
@@ -160,7 +161,8 @@ def look(
 ) -> Batch:
     """Everything trainable now, sorted into samples and exclusions.
 
-    What is replayed is drawn from what `versions` were trained on.
+    What is replayed is drawn from what `versions` were trained on; what is new
+    gets `trainer.max_trajectories` less the share of that.
     """
     log, runs, share = Log.open(store, settings), settings.runs_dir, settings.trainer.replay_share
     sorting = Sorting(selection, caps_for(settings), runs if runs.is_dir() else None)
@@ -178,7 +180,8 @@ def look(
         if wanted <= 0:
             break
         wanted -= add(ref, trajectory, is_replayed=True)
-    return sorting.finish()
+    batch = sorting.finish()
+    return replace(batch, is_full=batch.examined >= most)
 
 
 def sort_out(
