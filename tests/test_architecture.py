@@ -21,6 +21,7 @@ TORCH_FILES = {
     "trainer/algorithms/sft.py",
     "trainer/algorithms/kto.py",
     "trainer/algorithms/dpo.py",
+    "trainer/callbacks.py",
     "trainer/round.py",
     "trainer/reporting.py",
     "trainer/sharding.py",

@@ -11,6 +11,8 @@ No trajectory is ever in two runs: one trainer holds the lease, a batch is
 fixed on disk before its trajectories are marked, and marking is repeated at
 every start of the run. A failed run's trajectories stay used: what broke a
 round once would break it again, and the rows are still in its batch.jsonl.
+Only what was refused before anything was learned, for its settings or its
+base, gives them back.
 """
 
 import logging
@@ -146,8 +148,7 @@ class Phases:
 
     def _used_up(self, batch: Batch, selection: Selection) -> tuple[str, ...]:
         """What goes with a round besides its rows; what it left over goes when room is needed."""
-        is_full = batch.examined >= self._settings.trainer.max_trajectories
-        if is_full and selection.agent is None:
+        if batch.is_full and selection.agent is None:
             return batch.set_aside + batch.left_over
         return batch.set_aside
 

@@ -36,6 +36,10 @@ class TrainingError(RatchetError):
     """A round cannot go on, and trying it again would not help."""
 
 
+class RoundRefused(TrainingError):
+    """Settings, base or machine make no round possible: its rows are as good as before."""
+
+
 def device_for(settings: TrainerSettings) -> str:
     """The device that the setting means on this machine."""
     if settings.device != "auto":
@@ -47,7 +51,7 @@ def load_policy(plan: Plan) -> tuple[Any, Any]:
     """The trainable PEFT model and its tokenizer."""
     settings = plan.trainer
     if "lm_head" in settings.target_modules:
-        raise TrainingError("trainer.target_modules names lm_head, which vLLM cannot serve")
+        raise RoundRefused("trainer.target_modules names lm_head, which vLLM cannot serve")
     base = load_base(plan)
     tokenizer = AutoTokenizer.from_pretrained(plan.base_path, padding_side="left")
     if plan.parent_path is None:
@@ -57,7 +61,7 @@ def load_policy(plan: Plan) -> tuple[Any, Any]:
 
 
 def load_base(plan: Plan) -> Any:
-    """The base model on its device. Raises TrainingError when four bits cannot be had here."""
+    """The base model on its device. Raises RoundRefused when four bits cannot be had here."""
     settings, device = plan.trainer, device_for(plan.trainer)
     dtype = getattr(torch, settings.dtype)
     if settings.quantization == "none":
@@ -65,14 +69,14 @@ def load_base(plan: Plan) -> Any:
         # Else each process gets its share, once all have come together.
         return base if ranks.is_sharded() else base.to(device)
     if ranks.is_sharded():
-        raise TrainingError(
+        raise RoundRefused(
             "trainer.quantization is 4bit, and trainer.launch deals out the base's weights to"
             " several processes: have it in four bits on each of them (ddp), or in full on all"
         )
     try:
         check_quantization(device)
     except SettingsError as error:
-        raise TrainingError(str(error)) from error
+        raise RoundRefused(str(error)) from error
     return load_quantised(plan.base_path, dtype, device)
 
 
@@ -94,7 +98,7 @@ def check_parent(parent: Path, settings: TrainerSettings) -> None:
     has = (config["r"], config["lora_alpha"], sorted(config["target_modules"]))
     wants = (settings.rank, settings.alpha, sorted(settings.target_modules))
     if has != wants:
-        raise TrainingError(
+        raise RoundRefused(
             f"the current adapter {parent.name} has rank, alpha and modules {has}, the settings"
             f" say {wants}: set them back, or roll back to version 0 first"
         )

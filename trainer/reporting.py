@@ -12,14 +12,14 @@ from typing import Any
 
 from transformers.integrations import get_reporting_integration_callbacks
 
-from trainer.policy import TrainingError
+from trainer.policy import RoundRefused
 from trainer.runs import Plan
 
 REPORTS = "reports"  # in the run's directory
 
 
 def report(trainer: Any, plan: Plan, run: Path) -> None:
-    """Have `trainer` tell those that `trainer.report_to` names. Raises TrainingError."""
+    """Have `trainer` tell those that `trainer.report_to` names. Raises RoundRefused."""
     if not plan.trainer.report_to:
         return
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(run / REPORTS)
@@ -31,7 +31,7 @@ def report(trainer: Any, plan: Plan, run: Path) -> None:
         try:
             trainer.add_callback(callback)
         except (RuntimeError, ImportError) as error:  # what it talks to is not installed
-            raise TrainingError(
+            raise RoundRefused(
                 f"trainer.report_to names {', '.join(plan.trainer.report_to)}, and one of them is"
                 f" not installed here: {error}"
             ) from error

@@ -10,7 +10,6 @@ is a crash, and the loop starts it again.
 import argparse
 import gc
 import logging
-import math
 import shutil
 import sys
 import time
@@ -29,10 +28,13 @@ from trainer.algorithms.plugins import AlgorithmError, asks_of, find
 from trainer.algorithms.protocol import Algorithm, NothingToLearn, Round
 from trainer.algorithms.sequence import CHECKPOINTS, LEGS, Leg, legs, plan_after, taken
 from trainer.batch.samples import Sample
+from trainer.callbacks import Divergence, ProgressFile
 from trainer.delivery.probe import tolerance_for
 from trainer.durable import write_atomic
+from trainer.figures import finite, mean_reward, mean_staleness, summary
 from trainer.orphan import die_with
 from trainer.policy import (
+    RoundRefused,
     TrainingError,
     check_finite,
     device_for,
@@ -55,7 +57,6 @@ from trainer.stages import (
 from trajectories.errors import RatchetError
 
 GAP_ROWS = 64
-PROGRESS_SECONDS = 0.5
 
 logger = logging.getLogger("trainer.round")
 
@@ -74,7 +75,7 @@ def main() -> int:
         result = RoundResult(is_trained=True, metrics=metrics, notes=directory.notes())
     except (TrainingError, AlgorithmError, NothingToLearn) as error:
         logger.exception("the round failed")
-        is_tried = not isinstance(error, AlgorithmError)
+        is_tried = not isinstance(error, (AlgorithmError, RoundRefused))
         result = RoundResult(is_trained=False, reason=str(error), is_tried=is_tried)
     if not ranks.is_first():
         return 0 if result.is_trained else ranks.status_of_follower(directory.path / RESULT)
@@ -240,74 +241,6 @@ def last_checkpoint(checkpoints: Path) -> str | None:
     whole = [path.parent for path in checkpoints.glob("checkpoint-*/trainer_state.json")]
     newest = max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
     return str(newest) if newest else None
-
-
-def summary(history: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """Means over the round's steps of what the trainer logged."""
-    names = {
-        "loss": "loss",
-        "grad_norm": "grad_norm",
-        "entropy": "entropy",
-        "clip_ratio/region_mean": "clip_ratio",
-        "kl": "kl",
-        "rewards/margins": "margin",
-        "rewards/accuracies": "accuracy",
-        "kl_to_parent": "kl_to_parent",
-        "guarded_tasks": "guarded_tasks",
-        "tokens_saved_share": "tokens_saved_share",
-    }
-    found: dict[str, float] = {}
-    for logged, name in names.items():
-        values = [float(entry[logged]) for entry in history if entry.get(logged) is not None]
-        if values:
-            found[name] = sum(values) / len(values)
-    return found
-
-
-def mean_staleness(samples: Sequence[Sample], current: int) -> float:
-    """Versions between a sample and the current one, on average."""
-    return sum(current - sample.version for sample in samples) / len(samples)
-
-
-def mean_reward(samples: Sequence[Sample]) -> float:
-    """The mean over trajectories, each counted once."""
-    rewards = {sample.part: sample.reward for sample in samples}
-    return sum(rewards.values()) / len(rewards)
-
-
-class ProgressFile(transformers.TrainerCallback):  # type: ignore[misc]
-    """Says which step it is for the status, at most twice a second; legs count alike."""
-
-    def __init__(self, leg: Leg, parts: Stages) -> None:
-        self._leg = leg
-        self._parts = parts
-        self._written = float("-inf")
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        now = time.monotonic()
-        if now - self._written < PROGRESS_SECONDS and state.global_step < state.max_steps:
-            return
-        self._written = now
-        done = self._leg.number * state.max_steps + state.global_step
-        self._parts.show(TRAINING, done, self._leg.total * state.max_steps)
-
-
-class Divergence(transformers.TrainerCallback):  # type: ignore[misc]
-    """Ends the round at the first loss or gradient that is NaN or infinite."""
-
-    def on_log(
-        self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any
-    ) -> None:
-        for name in ("loss", "grad_norm"):
-            value = (logs or {}).get(name)
-            if value is not None and not math.isfinite(float(value)):
-                raise TrainingError(
-                    f"training diverged at step {state.global_step}: {name} is {value}"
-                )
-
-
-def finite(metrics: dict[str, float]) -> dict[str, float]:
-    return {name: value for name, value in metrics.items() if math.isfinite(value)}
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ with warnings.catch_warnings():  # TRL warns of each vLLM it was not tested with
     from trainer.algorithms.grpo import make_grpo_trainer
     from trainer.algorithms.logged import LoggedGRPOTrainer
     from trainer.policy import (
+        RoundRefused,
         TrainingError,
         load_policy,
         logprobs_of,
@@ -365,5 +366,5 @@ def test_an_adapter_of_another_rank_is_not_trained_on(
     optimizer = make_optimizer(model, plan.trainer, None)
     save_policy(tmp_path / "v1", model=model, samples=samples, optimizer=optimizer, dtype="float32")
     other = a_plan(base, rank=8).model_copy(update={"parent_path": str(tmp_path / "v1")})
-    with pytest.raises(TrainingError, match="set them back, or roll back to version 0"):
+    with pytest.raises(RoundRefused, match="set them back, or roll back to version 0"):
         load_policy(other)

@@ -13,7 +13,7 @@ from tests.trainer.records import a_sample
 from tests.trainer.test_learning import a_plan, a_run
 from tests.trainer.tiny_model import save_base
 from trainer.policy import (
-    TrainingError,
+    RoundRefused,
     fresh_config,
     load_policy,
     logprobs_of,
@@ -37,14 +37,14 @@ def base(tmp_path: Path) -> Path:
 def test_without_a_gpu_or_without_bitsandbytes_it_is_said_what_to_do(base: Path) -> None:
     with pytest.raises(SettingsError, match=r"ratchet-gateway\[qlora\]|needs a CUDA GPU"):
         check_quantization("cpu")
-    with pytest.raises(TrainingError, match="set it to none"):
+    with pytest.raises(RoundRefused, match="set it to none"):
         load_policy(a_plan(base, quantization="4bit"))
 
 
 @NO_GPU
 def test_a_round_in_four_bits_fails_for_good_without_a_gpu(base: Path, tmp_path: Path) -> None:
     directory = a_run(tmp_path / "run", a_plan(base, quantization="4bit"), [a_sample("t", 1.0)])
-    with pytest.raises(TrainingError, match=r"trainer\.quantization is 4bit"):
+    with pytest.raises(RoundRefused, match=r"trainer\.quantization is 4bit"):
         train(directory)
 
 

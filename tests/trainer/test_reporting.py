@@ -14,7 +14,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     from tests.trainer.logged_runs import logged_samples, write_run
     from tests.trainer.tiny_model import save_base
-    from trainer.policy import TrainingError
+    from trainer.policy import RoundRefused
     from trainer.round import train
 
 
@@ -42,5 +42,5 @@ def test_tensorboard_gets_each_step_in_the_directory_of_the_run(
 def test_who_is_not_installed_is_named(base: Path, tmp_path: Path) -> None:
     samples = logged_samples(base, 4)
     run = write_run(tmp_path / "run", base, samples, "sft", report_to=("wandb",))
-    with pytest.raises(TrainingError, match=r"trainer\.report_to names wandb"):
+    with pytest.raises(RoundRefused, match=r"trainer\.report_to names wandb"):
         train(run)

@@ -21,7 +21,7 @@ from trainer.algorithms.rows import EMPTY, LoggedRows
 from trainer.algorithms.tensors import labels_of, tensors_of
 from trainer.batch.merging import Row, Span
 from trainer.batch.order import RowOrder, Shape
-from trainer.policy import TrainingError
+from trainer.policy import RoundRefused
 
 SUMS = ("tokens", "idle", "entropy", "known", "kl_to_parent", "answers", "kl_to_base")
 LARGEST_RISE = 1.0  # nats: a token that became likelier still counts for no more in a KL
@@ -221,7 +221,7 @@ class Budgets(TrainerCallback):  # type: ignore[misc]
         if excess is None:
             return
         if state.global_step == 0 and trainer.ledger.is_base_used_up:
-            raise TrainingError(f"{excess}: nothing more can be learned from this base")
+            raise RoundRefused(f"{excess}: nothing more can be learned from this base")
         for parameter in trainer.model.parameters():
             parameter.grad = None
         control.should_training_stop = True

@@ -15,7 +15,7 @@ import numpy as np
 import orjson
 
 from trainer.batch.samples import Selection
-from trainer.runs import PLAN
+from trainer.runs import PLAN, RunDirectory
 from trajectories.archive import Archive, Filters, Place
 from trajectories.archive.index import digest_of
 from trajectories.errors import ArchiveError, RecordError
@@ -110,12 +110,18 @@ class Log:
 
 
 def used_in(runs_dir: Path, policy: str) -> "np.ndarray[tuple[int], np.dtype[np.uint64]]":
-    """Digests of what the runs on disk used or set aside, in order: 8 bytes for each."""
+    """Digests of what the runs on disk used or set aside, in order: 8 bytes for each.
+
+    Rows of a run that was refused before it looked at them were not used.
+    """
     found: list[int] = []
     for path in runs_dir.glob(f"*/{PLAN}"):
         plan = orjson.loads(path.read_bytes())
         if plan["policy"] == policy:
-            refs = (*plan["refs"], *plan.get("set_aside", ()), *plan.get("replayed", ()))
+            result = RunDirectory(path.parent).result()
+            is_given_back = result is not None and not (result.is_trained or result.is_tried)
+            rows = () if is_given_back else (*plan["refs"], *plan.get("replayed", ()))
+            refs = (*rows, *plan.get("set_aside", ()))
             found.extend(digest_of(TrajectoryRef.parse(ref)) for ref in refs)
     return np.unique(np.array(found, dtype=np.uint64))
 

@@ -21,7 +21,7 @@ with warnings.catch_warnings():
     from tests.trainer.tiny_model import VOCABULARY, save_base
     from trainer.algorithms.grpo import make_grpo_trainer
     from trainer.algorithms.loss import Loss
-    from trainer.policy import TrainingError, load_policy, logprobs_of, make_optimizer
+    from trainer.policy import RoundRefused, load_policy, logprobs_of, make_optimizer
 
 LOSSES: list[Loss] = ["grpo", "dapo", "dr_grpo", "gspo", "cispo"]
 TURNS = 10
@@ -161,7 +161,7 @@ def test_a_policy_that_is_too_far_from_the_base_learns_nothing_more(
     base: Path, log: list[Sample], tmp_path: Path
 ) -> None:
     trainer = a_trainer(base, log, tmp_path, noise=0.3, kl_to_base_budget=0.01)
-    with pytest.raises(TrainingError, match=r"trainer\.kl_to_base_budget"):
+    with pytest.raises(RoundRefused, match=r"trainer\.kl_to_base_budget"):
         trainer.train()
 
 

@@ -8,7 +8,7 @@ from tests.trainer.records import a_selection, make_trainable
 from trainer.batch.batching import Batch, look, selection_for
 from trainer.batch.samples import Sample
 from trainer.durable import write_atomic
-from trainer.runs import PLAN, Plan
+from trainer.runs import PLAN, RESULT, Plan, RoundResult
 from trajectories import keys
 from trajectories.archive import Archived, Place, Writer
 from trajectories.connection import Redis
@@ -67,6 +67,28 @@ def test_what_expired_while_it_waited_is_read_from_the_archive(
     assert sorted(found.refs) == sorted(names), "each once, though it is offered twice"
 
 
+@pytest.mark.parametrize("is_tried", [True, False])
+def test_what_a_round_used_without_a_look_at_it_is_drawn_again(
+    is_tried: bool, settings: Settings, store: Store, redis: Redis
+) -> None:
+    names = make_trainable(store, 4)
+    to_archive(store, redis, settings, names, 1)
+    plan = Plan(
+        run_id="r", policy="policy", algorithm="grpo", base_path="", parent=0, parent_path=None,
+        optimizer_path=None, trainer=settings.trainer, refs=tuple(names[:2]),
+        set_aside=(names[2],),
+    )  # fmt: skip
+    (settings.runs_dir / "r").mkdir(parents=True)
+    write_atomic(settings.runs_dir / "r" / PLAN, plan.to_json())
+    result = RoundResult(is_trained=False, reason="the rank is another one", is_tried=is_tried)
+    write_atomic(settings.runs_dir / "r" / RESULT, result.to_json())
+    used = [TrajectoryRef.parse(name) for name in names[:2]]
+    store.mark_used("policy", used)
+    store.give_back("policy", used)
+    found = round_of(store, configured(settings, cold=True))
+    assert set(found.refs) == {names[3], *(() if is_tried else names[:2])}
+
+
 def test_what_a_round_used_is_never_drawn_as_unused(
     settings: Settings, store: Store, redis: Redis
 ) -> None:
@@ -122,6 +144,18 @@ def test_a_share_of_a_round_is_replayed_and_marked(
     assert {row.trajectory for row in rows if row.is_replayed} == set(found.replayed)
     assert {row.trajectory for row in rows if not row.is_replayed} == set(fresh)
     assert found.labelled == found.examined == 12, "what is replayed counts for nothing"
+
+
+@pytest.mark.parametrize(("share", "most"), [(0.0, 8), (0.25, 6)])
+def test_a_look_knows_whether_there_may_be_more(
+    share: float, most: int, settings: Settings, store: Store
+) -> None:
+    asked = configured(settings, replay_share=share, max_trajectories=8)
+    make_trainable(store, most - 1)
+    assert not round_of(store, asked).is_full
+    make_trainable(store, 3, start=20)
+    found = round_of(store, asked)
+    assert (found.examined, found.is_full) == (most, True)
 
 
 def test_versions_too_old_for_a_ratio_are_not_replayed(settings: Settings, store: Store) -> None:

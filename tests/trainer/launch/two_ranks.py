@@ -23,13 +23,14 @@ from torch.distributed.fsdp import fully_shard  # noqa: E402
 
 import trainer.round as training  # noqa: E402
 from trainer import ranks  # noqa: E402
+from trainer.callbacks import Divergence  # noqa: E402
 from trainer.orphan import die_with  # noqa: E402
 from trainer.policy import load_policy, logprobs_of  # noqa: E402
 from trainer.runs import RunDirectory  # noqa: E402
 from trainer.sharding import AtStart, trained_weights  # noqa: E402
 
 
-class Losses(training.Divergence):  # type: ignore[misc]
+class Losses(Divergence):  # type: ignore[misc]
     """Notes each step's loss."""
 
     path: Path
