@@ -42,13 +42,20 @@ def train(
         ),
     ] = None,
     base: Annotated[
-        Path | None, typer.Option(help="With --from: the directory of the base model.")
+        Path | None,
+        typer.Option(help="With --from: the base model (default: trainer.base_model_path)."),
     ] = None,
     output: Annotated[
         Path | None, typer.Option("--out", help="With --from: where the adapter goes.")
     ] = None,
     adapter: Annotated[
         Path | None, typer.Option(help="With --from: an adapter to go on from.")
+    ] = None,
+    version: Annotated[
+        int | None,
+        typer.Option(
+            help="With --adapter: which calls are its own (default: one above the newest)."
+        ),
     ] = None,
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="With --from: do without lines that are no records.")
@@ -65,19 +72,29 @@ def train(
     """
     if keep_on and (once or dry_run or traffic):
         raise RatchetError("--keep-on goes on without end: leave out --once, --dry-run and --from")
+    if keep_on and (agent is not None or force):
+        raise RatchetError("--agent and --force are of one round: --keep-on does all there are")
     if traffic is not None:
         if policy is not None:
             raise RatchetError("--policy goes with the log: --from makes one adapter for --out")
+        if data_dir is not None:
+            raise RatchetError("--data-dir goes with the log: --from keeps everything in --out")
         raise typer.Exit(
             _from_file(
                 {"--from": traffic, "--base": base, "--out": output, "--adapter": adapter}
-                | {"--algorithm": algorithm, "--agent": agent},
+                | {"--version": version, "--algorithm": algorithm, "--agent": agent},
                 {"--dry-run": dry_run, "--skip-bad": skip_bad, "--force": force},
             )
         )
     if given := [
         name
-        for name, value in {"--base": base, "--out": output, "--adapter": adapter}.items()
+        for name, value in {
+            "--base": base,
+            "--out": output,
+            "--adapter": adapter,
+            "--version": version,
+            "--skip-bad": skip_bad or None,
+        }.items()
         if value is not None
     ]:
         raise RatchetError(f"{given[0]} goes with --from: a round from the log knows where to look")
@@ -102,8 +119,6 @@ def train(
 
 def _from_file(options: dict[str, object], flags: dict[str, bool]) -> int:
     """Have the trainer alone do it: neither Redis nor an engine is needed."""
-    if options["--base"] is None and not flags["--dry-run"]:
-        raise RatchetError("--from needs --base: the directory of the model that was sampled from")
     if options["--out"] is None and not flags["--dry-run"]:
         raise RatchetError("--from needs --out: the directory that the adapter shall go to")
     return run_in_foreground([sys.executable, "-m", "trainer.alone", *_written(options, flags)], {})

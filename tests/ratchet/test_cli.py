@@ -220,10 +220,14 @@ def test_help_does_not_wait_for_heavy_imports() -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--from", "log.jsonl", "--out", "out"], "--from needs --base"),
         (["--from", "log.jsonl", "--base", "model"], "--from needs --out"),
         (["--base", "model"], "--base goes with --from"),
+        (["--version", "3"], "--version goes with --from"),
+        (["--skip-bad"], "--skip-bad goes with --from"),
         (["--keep-on", "--dry-run"], "--keep-on goes on without end"),
+        (["--keep-on", "--agent", "planner"], "--agent and --force are of one round"),
+        (["--keep-on", "--force"], "--agent and --force are of one round"),
+        (["--from", "log.jsonl", "--dry-run", "--data-dir", "d"], "--data-dir goes with the log"),
     ],
 )
 def test_train_says_which_options_belong_together(arguments: list[str], said: str) -> None:

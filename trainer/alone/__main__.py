@@ -17,6 +17,7 @@ def main() -> int:
     parser.add_argument("--base", help="directory or hub name of the base model")
     parser.add_argument("--out", type=Path, help="where the adapter goes")
     parser.add_argument("--adapter", type=Path, help="an adapter to go on from")
+    parser.add_argument("--version", type=int, help="of the adapter: which calls are its own")
     parser.add_argument("--algorithm", help="default: trainer.algorithm")
     parser.add_argument("--agent", help="learn from this agent's calls alone")
     parser.add_argument("--dry-run", action="store_true", help="show what it would learn from")
@@ -25,7 +26,7 @@ def main() -> int:
     arguments = parser.parse_args()
 
     from trainer.__main__ import training_environment
-    from trainer.alone.round import Order
+    from trainer.alone.order import Order, check_start
     from trainer.alone.show import look_into, run_round
     from trainer.base import resolve_base
     from trainer.training import Training
@@ -35,8 +36,16 @@ def main() -> int:
 
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
     stop = stop_on_signals()
-    order = Order(arguments.traffic, arguments.agent, arguments.force, arguments.skip_bad)
+    order = Order(
+        arguments.traffic,
+        agent=arguments.agent,
+        is_forced=arguments.force,
+        skips_bad=arguments.skip_bad,
+        adapter=arguments.adapter and arguments.adapter.resolve(),
+        version=arguments.version,
+    )
     try:
+        check_start(order)
         settings = load_settings()
         if arguments.algorithm:
             settings = settings.with_algorithm(arguments.algorithm)
@@ -44,12 +53,17 @@ def main() -> int:
             return look_into(order, settings)
         if arguments.out is None:
             raise SettingsError("--out is not given: the directory that the adapter shall go to")
+        base = arguments.base or settings.trainer.base_model_path
+        if base is None:
+            raise SettingsError(
+                "neither --base nor trainer.base_model_path says where the model is that was"
+                " sampled from"
+            )
         return run_round(
             order,
             settings,
             out=arguments.out.resolve(),
-            base=resolve_base(arguments.base or settings.trainer.base_model_path),
-            adapter=arguments.adapter and arguments.adapter.resolve(),
+            base=resolve_base(base),
             training=Training(environment=training_environment(settings.trainer.launch)),
             stop=stop,
         )

@@ -3,19 +3,20 @@
     OUT/adapter_model.safetensors, adapter_config.json    the adapter, as peft reads it
     OUT/metrics.json                                      what the round measured
     OUT/left_out.json                                     what was not learned from, by reason
-    OUT/round/                                            rows, plan, log, checkpoints
+    OUT/round/                                            order, rows, plan, log, checkpoints
 
 Stopped or killed, the same command goes on from the last checkpoint, over the
-rows that were found the first time.
+rows that were found the first time. After a failure it begins anew.
 """
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import orjson
 
+from trainer.alone.order import Order, differences, in_writing
 from trainer.alone.traffic import Traffic, TrafficError
 from trainer.batch.batching import (
     Batch,
@@ -30,13 +31,14 @@ from trainer.batch.batching import (
 from trainer.batch.samples import Selection
 from trainer.delivery.gate import CONFIG, WEIGHTS
 from trainer.durable import sync_directory, sync_file, write_atomic
-from trainer.runs import PLAN, Plan, RoundResult, RunDirectory
+from trainer.runs import OPTIMIZER, PLAN, Plan, RoundResult, RunDirectory
 from trainer.training import Training, last_words
 from trajectories.errors import RatchetError
 from trajectories.settings import Settings
 from trajectories.store import TrajectoryRef
 
 ROUND = "round"
+ORDER = "order.json"  # below it: what was asked for when it was begun
 METRICS, LEFT_OUT = "metrics.json", "left_out.json"
 MAX_ATTEMPTS = 3
 
@@ -46,22 +48,12 @@ class RoundFailed(RatchetError):
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
-    """What is asked for."""
-
-    traffic: Path
-    agent: str | None = None
-    is_forced: bool = False
-    skips_bad: bool = False
-
-
-@dataclass(frozen=True, slots=True)
 class Found:
     """What the file holds for a round."""
 
     batch: Batch
     shortages: list[Shortage]
-    newest: int  # the highest version in it
+    parent: int  # the version that the round starts from; 0: the base model
     bad: int  # lines that are no records
     errors: list[str]
 
@@ -77,7 +69,8 @@ def sort_file(
         checked = traffic.check()
         if checked.bad and not order.skips_bad:
             raise TrafficError(_in_words(order.traffic, checked.bad, checked.errors))
-        selection = selection_for(settings, settings.trainer.algorithm, checked.newest, order.agent)
+        parent = order.parent(checked.newest)
+        selection = selection_for(settings, settings.trainer.algorithm, parent, order.agent)
         sorting = Sorting(selection, caps_for(settings), directory)
         found = traffic.trajectories(selection.composition, settings.policy)
         for trajectory in found:
@@ -88,7 +81,7 @@ def sort_file(
             raise TrafficError(_in_words(order.traffic, checked.bad, checked.errors))
         batch = sorting.finish()
         shortages = shortages_of(batch, demand_for(settings, order, selection), selection)
-        return Found(batch, shortages, checked.newest, checked.bad, checked.errors)
+        return Found(batch, shortages, parent, checked.bad, checked.errors)
 
 
 def demand_for(settings: Settings, order: Order, selection: Selection) -> Demand:
@@ -99,20 +92,23 @@ def demand_for(settings: Settings, order: Order, selection: Selection) -> Demand
 
 
 def prepare(
-    found: Found, settings: Settings, out: Path, *, base: Path, adapter: Path | None
+    found: Found, order: Order, settings: Settings, out: Path, *, base: Path
 ) -> RunDirectory:
-    """Put the rows and the plan on disk."""
+    """Put the rows and the plan on disk, and the order that the next start is held against."""
     directory = RunDirectory(out / ROUND)
-    directory.path.mkdir(parents=True, exist_ok=True)
+    (directory.path / PLAN).unlink(missing_ok=True)  # of one that failed; without it, it is none
+    shutil.rmtree(directory.path, ignore_errors=True)
+    directory.path.mkdir(parents=True)
+    write_atomic(directory.path / ORDER, orjson.dumps(in_writing(order, settings, base)))
     batch = found.batch
     plan = Plan(
         run_id=out.name,
         policy=settings.policy,
         algorithm=settings.trainer.algorithm,
         base_path=str(base),
-        parent=found.newest if adapter else 0,
-        parent_path=str(adapter) if adapter else None,
-        optimizer_path=None,
+        parent=found.parent,
+        parent_path=str(order.adapter) if order.adapter else None,
+        optimizer_path=moments_of(order.adapter),
         trainer=settings.trainer,
         refs=batch.refs,
         set_aside=batch.set_aside,
@@ -131,12 +127,33 @@ def prepare(
     return directory
 
 
-def unfinished(out: Path) -> RunDirectory | None:
-    """The round that was begun here. Raises RoundFailed where it is finished."""
+def moments_of(adapter: Path | None) -> str | None:
+    """The optimizer's moments, with the tracker beside them, that a round here left with it."""
+    if adapter is None:
+        return None
+    path = RunDirectory(adapter / ROUND).trained / OPTIMIZER
+    return str(path) if path.is_file() else None
+
+
+def unfinished(out: Path, asked: Mapping[str, str]) -> RunDirectory | None:
+    """The round that was begun here; None where there is none, or it failed.
+
+    Raises RoundFailed where it is finished, or something else was asked of it.
+    """
     if (out / METRICS).exists():
         raise RoundFailed(f"{out} holds an adapter already: name another directory")
     directory = RunDirectory(out / ROUND)
-    return directory if (directory.path / PLAN).exists() else None
+    if not (directory.path / PLAN).exists():
+        return None
+    result = directory.result()
+    if result is not None and not result.is_trained:
+        return None
+    if changes := differences(orjson.loads((directory.path / ORDER).read_bytes()), asked):
+        raise RoundFailed(
+            f"the round in {out} was begun with something else: {changes}. Ask for the same to go"
+            f" on with it, or remove {directory.path} to begin anew"
+        )
+    return directory
 
 
 def train(

@@ -8,11 +8,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from trainer.alone.order import Order, in_writing
 from trainer.alone.round import (
     LEFT_OUT,
     METRICS,
     Found,
-    Order,
     deliver,
     prepare,
     sort_file,
@@ -20,6 +20,7 @@ from trainer.alone.round import (
     unfinished,
 )
 from trainer.base import fingerprint
+from trainer.runs import Plan
 from trainer.status import read_progress, read_stage
 from trainer.tables import trajectories_table, whole
 from trainer.training import Training
@@ -35,6 +36,7 @@ def look_into(order: Order, settings: Settings) -> int:
     found = _sorted(order, settings, None)
     for error in found.errors:
         console.print(f"left out: {error}", markup=False)
+    console.print(f"a round of {settings.trainer.algorithm} from version {found.parent}")
     console.print(whole(found.batch, found.shortages))
     return NOT_ENOUGH if found.shortages else 0
 
@@ -45,13 +47,12 @@ def run_round(
     *,
     out: Path,
     base: Path,
-    adapter: Path | None,
     training: Training,
     stop: threading.Event,
 ) -> int:
     """Do the round, or go on with the one in `out`; the exit status."""
     console = Console(stderr=True, highlight=False)
-    directory = unfinished(out)
+    directory = unfinished(out, in_writing(order, settings, base))
     if directory is None:
         out.mkdir(parents=True, exist_ok=True)
         fingerprint(base, out / "base.json")  # says now if there are no weights
@@ -61,7 +62,8 @@ def run_round(
             lacking = "; ".join(map(str, found.shortages))
             console.print(f"too little to learn from: {lacking}. --force takes it all the same")
             return NOT_ENOUGH
-        directory = prepare(found, settings, out, base=base, adapter=adapter)
+        directory = prepare(found, order, settings, out, base=base)
+        console.print(start_of(directory.plan()), markup=False)
     else:
         console.print(f"going on with the round in {out}", markup=False)
     with _bar(console) as progress:
@@ -82,8 +84,20 @@ def run_round(
         console.print("stopped; the same command goes on from here")
         return 1
     deliver(directory, out, result)
+    for note in result.notes:
+        console.print(note, markup=False)
     console.print(f"an adapter is in {out}, its figures in {METRICS}, the rest in {LEFT_OUT}")
     return 0
+
+
+def start_of(plan: Plan) -> str:
+    """Where a round starts, in words."""
+    if plan.parent_path is None:
+        return "it starts from the base model, version 0"
+    start = f"it starts from version {plan.parent}, the adapter in {plan.parent_path}"
+    if plan.optimizer_path is None:
+        return f"{start}, without the optimizer's moments and the tracker: round/ is not beside it"
+    return f"{start}, with the optimizer's moments, and its tracker if there is one"
 
 
 def _sorted(order: Order, settings: Settings, directory: Path | None) -> Found:
