@@ -247,16 +247,18 @@ class Loop:
     def _advance(self) -> None:
         assert self._directory is not None
         assert self._run is not None
-        run = self._phases.advance(self._directory, self._run)
-        self._set_run(self._directory, run)
+        run = self._run
+        if not run.is_finished:  # else Redis went away while its end was being told
+            run = self._phases.advance(self._directory, run)
+            self._set_run(self._directory, run)
         if not run.is_finished:
             return
         announce(self._redis, run)
+        self._pause_after(run)
         logger.info("the run ended: %s %s", run.phase.value, run.reason, extra={"run": run.run_id})
         self.board.last_run = run
         self._directory = self._run = self.board.run = self.board.run_path = None
         self._turn.give_back(self.policy)
-        self._pause_after(run)
 
     def _set_run(self, directory: RunDirectory, run: Run) -> None:
         self._directory, self._run = directory, run

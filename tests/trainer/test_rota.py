@@ -9,7 +9,9 @@ from typing import Any
 
 import orjson
 import pytest
+from redis import ConnectionError as Gone
 
+import trainer.loop
 from tests.trainer.conftest import FAKE_ROUND, LoopMaker
 from tests.trainer.fake_engine import FakeEngine
 from tests.trainer.records import make_trainable
@@ -192,6 +194,31 @@ def test_a_rollback_is_served_while_another_policy_has_its_round(
         redis.set(keys.trigger("planner"), orjson.dumps({"roll_back": 0}))
         go_round(rota, lambda: rotas.current("planner") == 0)
         assert rota._turn.holder == "policy"
+
+
+@pytest.mark.parametrize("failing", ["announce", "_pause_after"])
+def test_an_end_that_redis_did_not_hear_is_told_again_and_the_turn_given_back(
+    failing: str, rotas: RotaMaker, store: Store, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainer.loop.FIRST_BACKOFF_SECONDS", 0.02)
+    where: Any = trainer.loop if failing == "announce" else Loop
+    real, calls = getattr(where, failing), 0
+
+    def cut_off_once(*arguments: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            raise Gone("cut off")
+        real(*arguments)
+
+    make_trainable(store, 4, start=0)
+    make_trainable(store, 4, start=100, policy="planner")
+    with rotas("policy", "planner") as rota:
+        monkeypatch.setattr(where, failing, cut_off_once)
+        go_round(rota, lambda: rotas.current("planner") == 1 and redis.llen(keys.runs("planner")))
+        assert {loop.board.note for loop in rota.loops} == {""}
+    assert redis.llen(keys.runs("policy")) == 1
+    assert last_run(redis, "policy").version == 1
 
 
 def test_a_policy_with_a_trainer_of_its_own_is_left_to_it(
