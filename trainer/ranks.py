@@ -10,14 +10,28 @@ import time
 from pathlib import Path
 
 from accelerate import PartialState
+from accelerate.utils import gather_object
+
+from trajectories.errors import RatchetError
 
 SHARDING = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED")  # set by `accelerate launch`
 POLL_SECONDS = 0.1
 
 
-def join(device: str) -> None:
-    """Find the others, if this process was launched with some, and take its own device."""
+class Strangers(RatchetError):
+    """Processes of different rounds met: this one has to be started again."""
+
+
+def join(device: str, start: str) -> None:
+    """Find the others, if this process was launched with some, and take its own device.
+
+    `start` says which training this is. Raises Strangers when one of the others is at
+    another, as a machine may be that was left over from the round before.
+    """
     PartialState(cpu=device == "cpu")
+    met = sorted(set(gather_object([start])))
+    if len(met) > 1:
+        raise Strangers(f"processes of different rounds met: {', '.join(met)}")
 
 
 def count() -> int:

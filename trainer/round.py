@@ -88,7 +88,7 @@ def main() -> int:
 def train(directory: RunDirectory) -> dict[str, float]:
     """All legs, from the first that is not over; returns the round's metrics."""
     plan, samples = directory.plan(), directory.samples()
-    ranks.join(device_for(plan.trainer))
+    ranks.join(device_for(plan.trainer), directory.started())
     if plan.trainer.threads:
         torch.set_num_threads(plan.trainer.threads)
     started = time.monotonic()

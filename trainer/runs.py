@@ -155,6 +155,11 @@ class RunDirectory:
     def plan(self) -> Plan:
         return Plan.from_json((self.path / PLAN).read_bytes())
 
+    def started(self) -> str:
+        """Which start of which training this is, in words: the same on every machine."""
+        attempts = self.read().attempts if (self.path / RUN).is_file() else 1
+        return f"start {attempts} of {self.path.name}"
+
     def samples(self) -> StoredSamples:
         """The rows, each read from disk when it is asked for."""
         return StoredSamples(self.path / BATCH)

@@ -10,7 +10,7 @@ from trainer import ranks
 
 
 def test_a_process_alone_is_the_first_of_one() -> None:
-    ranks.join("cpu")
+    ranks.join("cpu", "start 1 of run_1")
     ranks.wait()
     assert (ranks.count(), ranks.is_first()) == (1, True)
 

@@ -5,13 +5,14 @@ status is theirs. It is a process of its own between the loop and the ranks, so
 that each rank has a parent to die with.
 
 On every further machine: `python -m trainer.launch --follow NUMBER`, which
-starts that machine's share of each round (follow.py) by the settings it finds.
+starts that machine's share of each round (follow.py), as the round's own plan has it launched.
 """
 
 import argparse
 import logging
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from trainer.launch.configs import Launch, find_launch
@@ -30,9 +31,10 @@ def main() -> int:
     parser.add_argument("--machine", type=int, help="which one this is, from 0")
     parser.add_argument("--module", default=ROUND, help="what each process runs")
     parser.add_argument("--follow", type=int, metavar="NUMBER", help="be this machine, from 1 on")
+    parser.add_argument("--policy", action="append", default=[], help="follow only its rounds")
     arguments = parser.parse_args()
     if arguments.follow is not None:
-        return follow_by_settings(arguments.follow, arguments.module)
+        return follow_by_settings(arguments.follow, arguments.module, arguments.policy)
     if arguments.run is None or arguments.config is None:
         parser.error("a run's directory and --config are needed, or --follow")
     die_with(arguments.parent)
@@ -64,9 +66,9 @@ def start_on_cpu(launch: Launch, ranks: list[str]) -> None:
     torchrun([*launch.torchrun(), "-m", *ranks])
 
 
-def follow_by_settings(number: int, module: str) -> int:
+def follow_by_settings(number: int, module: str, policies: Sequence[str]) -> int:
     """Follow the trainer on the first machine until a signal. 2: the settings are wrong."""
-    from trainer.launch.follow import follow
+    from trainer.launch.follow import check_number, follow
     from trajectories.errors import SettingsError
     from trajectories.settings import load_settings
     from trajectories.signals import stop_on_signals
@@ -75,7 +77,9 @@ def follow_by_settings(number: int, module: str) -> int:
     stop = stop_on_signals()
     try:
         settings = load_settings()
-        follow(settings.runs_dir, settings.trainer, number=number, stop=stop, module=module)
+        names = policies or settings.policy_names
+        check_number(number, [settings.for_policy(name).trainer for name in names])
+        follow(settings.runs_dir, number=number, stop=stop, module=module, policies=policies)
     except SettingsError as error:
         logging.getLogger("trainer.launch").critical("%s", error)
         return 2
