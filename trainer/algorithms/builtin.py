@@ -76,7 +76,7 @@ class Kto:
     name: str = "kto"
 
     def asks(self, settings: TrainerSettings) -> Asks:
-        return Asks(middle=settings.sft_threshold)
+        return Asks(middle=settings.sft_threshold, is_for_one_process=True)
 
     def make_trainer(self, round_: Round) -> Any:
         from trainer.algorithms.kto import make_kto_trainer
@@ -91,7 +91,7 @@ class Dpo:
     name: str = "dpo"
 
     def asks(self, settings: TrainerSettings) -> Asks:
-        return Asks(needs_pairs=True, with_corrections=True)
+        return Asks(needs_pairs=True, with_corrections=True, is_for_one_process=True)
 
     def make_trainer(self, round_: Round) -> Any:
         from trainer.algorithms.dpo import make_dpo_trainer

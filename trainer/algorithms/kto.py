@@ -55,17 +55,18 @@ def rows_of(samples: Sequence[Sample], threshold: float, seed: int) -> list[dict
 
 
 def with_foreign_answers(rows: list[dict[str, Any]], micro: int) -> list[dict[str, Any]]:
-    """Rows in passes of `micro`, each with the answer of the one before it in its pass.
+    """Rows in passes of `micro`, each with an answer of another one in its pass.
 
     What the model makes of foreign answers estimates how far it has gone from
-    the base. A single row at the end would be held against itself, and is left out.
+    the base. A single row at the end would be held against itself: it gets the
+    answer of the pass before.
     """
-    kept = rows[:-1] if len(rows) % micro == 1 else rows
     found = []
-    for start in range(0, len(kept), micro):
-        block = kept[start : start + micro]
+    for start in range(0, len(rows), micro):
+        block = rows[start : start + micro]
         for at, row in enumerate(block):
-            found.append({**row, "KL_completion_ids": block[at - 1]["completion_ids"]})
+            foreign = block[at - 1] if len(block) > 1 else rows[start - 1]
+            found.append({**row, "KL_completion_ids": foreign["completion_ids"]})
     return found
 
 

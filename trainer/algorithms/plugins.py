@@ -10,6 +10,7 @@ from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 
 from trainer.algorithms.protocol import Algorithm, Asks
+from trainer.launch.configs import find_launch
 from trajectories.errors import SettingsError
 from trajectories.settings import TrainerSettings
 
@@ -65,6 +66,11 @@ def asks_of(algorithm: str, settings: TrainerSettings) -> Asks:
             f"trainer.shuffle_rewards is no control for {algorithm}: it chooses its rows by reward"
             " before they are shuffled"
         )
+    if asked.is_for_one_process and not _is_alone(settings):
+        raise AlgorithmError(
+            f"trainer.launch is {settings.launch!r}, and {algorithm} is trained by one process"
+            " only: leave it unset, or write one_gpu (docs/scale.md)"
+        )
     return asked
 
 
@@ -81,7 +87,15 @@ def joint(asked: Sequence[Asks]) -> Asks:
         needs_pairs=all(one.needs_pairs for one in asked),
         with_corrections=any(one.with_corrections for one in asked),
         is_shuffling=all(one.is_shuffling for one in asked),
+        is_for_one_process=any(one.is_for_one_process for one in asked),
     )
+
+
+def _is_alone(settings: TrainerSettings) -> bool:
+    """Whether a round is one process. Raises SettingsError for a launch that is not there."""
+    if settings.launch is None:
+        return True
+    return find_launch(settings.launch, settings.launch_arguments).is_alone
 
 
 @cache

@@ -33,6 +33,7 @@ class Asks:
     needs_pairs: bool = False  # only answers that can be told better or worse than another
     with_corrections: bool = False  # and with what they should have been, where somebody wrote it
     is_shuffling: bool = False  # `trainer.shuffle_rewards` makes a control of it
+    is_for_one_process: bool = False  # its steps depend on how its rows are dealt out to several
 
 
 @dataclass(frozen=True, slots=True)

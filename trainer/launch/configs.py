@@ -50,6 +50,11 @@ class Launch:
         return [*where, *count, *self.arguments]
 
     @property
+    def is_alone(self) -> bool:
+        """Whether it is one process, on whatever machine."""
+        return self.processes == 1 and "--num_processes" not in self.arguments
+
+    @property
     def _is_counted(self) -> bool:
         return self.processes > 0 or "--num_processes" in self.arguments
 

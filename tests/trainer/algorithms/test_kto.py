@@ -59,8 +59,8 @@ def test_rows_are_the_logged_ids_and_a_reward_on_the_threshold_says_nothing() ->
 def test_each_row_meets_an_answer_of_its_own_pass() -> None:
     rows = [{"prompt_ids": [n], "completion_ids": [10 + n]} for n in range(7)]
     found = with_foreign_answers(rows, 3)
-    assert [row["KL_completion_ids"] for row in found] == [[12], [10], [11], [15], [13], [14]]
-    assert len(found) == 6, "the one that would meet itself alone is left out"
+    assert [row["KL_completion_ids"] for row in found] == [[12], [10], [11], [15], [13], [14], [15]]
+    assert [row["prompt_ids"] for row in found] == [[n] for n in range(7)], "none is left out"
 
 
 def test_the_rarer_kind_weighs_more_but_not_without_end() -> None:

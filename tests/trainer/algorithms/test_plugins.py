@@ -83,3 +83,16 @@ def test_shuffling_is_refused_where_rows_are_chosen_by_reward() -> None:
     assert asks_of("grpo", settings).is_shuffling
     with pytest.raises(AlgorithmError, match="no control for sft"):
         asks_of("sft", settings)
+
+
+@pytest.mark.parametrize("algorithm", ["kto", "dpo", "sft+dpo"])
+def test_what_is_for_one_process_is_refused_on_several(algorithm: str, tmp_path: Path) -> None:
+    for launch, arguments in (("ddp", ()), ("cpu", ()), ("one_gpu", ("--num_processes", "2"))):
+        several = TrainerSettings(launch=launch, launch_arguments=arguments)
+        with pytest.raises(AlgorithmError, match=rf"trainer\.launch is '{launch}'.*one process"):
+            asks_of(algorithm, several)
+        asks_of("sft+grpo", several)
+    asks_of(algorithm, TrainerSettings(launch="one_gpu"))
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("distributed_type: 'NO'\nnum_processes: 1\n")
+    asks_of(algorithm, TrainerSettings(launch=str(mine)))
