@@ -69,7 +69,7 @@ def make_grpo_trainer(
         model=model,
         reward_funcs=refuse_to_reward,
         args=config,
-        train_dataset=Dataset.from_dict({"row": list(range(len(rows) + 1))}),
+        train_dataset=numbers_of(rows),
         processing_class=tokenizer,
         callbacks=[budgets, *callbacks],
         optimizers=(optimizer, constant_schedule(optimizer)),
@@ -83,6 +83,11 @@ def make_grpo_trainer(
     elif trainer.ledger.limits.needs_parent and rows.has_unknown_task:
         trainer.compute_parent(order.TOKENS_PER_PASS, of_others=True)
     return trainer
+
+
+def numbers_of(rows: LoggedRows) -> Dataset:
+    """What is loaded: the number of each row, and one more that stands for a blank one."""
+    return Dataset.from_dict({"row": list(range(max(len(rows), LEAST_ROWS) + 1))})
 
 
 def objective_of(settings: TrainerSettings) -> Objective:

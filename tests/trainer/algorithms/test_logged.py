@@ -3,6 +3,7 @@
 import random
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,8 +20,10 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # the training stack's own
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     from tests.trainer.tiny_model import VOCABULARY, save_base
-    from trainer.algorithms.grpo import make_grpo_trainer
+    from trainer.algorithms.grpo import make_grpo_trainer, numbers_of, shape_of
+    from trainer.algorithms.logged import LoggedGRPOTrainer
     from trainer.algorithms.loss import Loss
+    from trainer.algorithms.rows import LoggedRows
     from trainer.policy import RoundRefused, load_policy, logprobs_of, make_optimizer
 
 LOSSES: list[Loss] = ["grpo", "dapo", "dr_grpo", "gspo", "cispo"]
@@ -155,6 +158,20 @@ def test_a_round_stops_before_the_update_that_is_beyond_its_budget(
     free = a_trainer(base, log, tmp_path / "free", kl_budget=0.0, **changes)
     free.train()
     assert free.state.global_step == free.state.max_steps
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3, 8])
+def test_one_row_can_be_dealt_out_to_any_number_of_processes(
+    processes: int, log: list[Sample]
+) -> None:
+    rows = LoggedRows(log[:TURNS], [1.0] * TURNS, parent=0)
+    assert len(rows) == 1
+    shape = shape_of(rows, 8, processes)
+    few = SimpleNamespace(rows=rows, shape=shape, args=SimpleNamespace(seed=0))
+    loaded = numbers_of(rows)
+    numbers = [loaded[at]["row"] for at in LoggedGRPOTrainer._get_train_sampler(few)]
+    assert numbers.count(0) == shape.passes
+    assert len(numbers) >= processes
 
 
 def test_a_policy_that_is_too_far_from_the_base_learns_nothing_more(
