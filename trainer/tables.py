@@ -22,13 +22,14 @@ def lacking(lack: Lack) -> Table:
 def trajectories_table(batch: Batch, *, title: str = "") -> Table:
     """Trajectories: how many are usable, and why the others are not."""
     table = _table(title, "trajectories", "count", "why, and the setting that decides it")
-    above, below = batch.counts(None)
+    above, below = batch.counts(batch.middle)
+    middle = "the mean" if batch.middle is None else f"{batch.middle:g}"
     table.add_row("closed, rewarded and not used yet", f"{batch.examined:,}", "")
     table.add_row("of these usable", f"{len(batch.refs):,}", "")
     if batch.replayed:
         table.add_row("replayed besides", f"{len(batch.replayed):,}", "trainer.replay_share")
-    table.add_row("better than the mean", f"{above:,}", "")
-    table.add_row("worse than the mean", f"{below:,}", "")
+    table.add_row(f"better than {middle}", f"{above:,}", "")
+    table.add_row(f"worse than {middle}", f"{below:,}", "")
     table.add_row("that somebody voted on", f"{batch.labelled:,}", "")
     _add_reasons(table, batch.excluded)
     return table

@@ -60,6 +60,24 @@ def test_it_says_what_is_left_out_and_which_setting_decides_that() -> None:
     assert "trainer.max_staleness" in text
 
 
+@pytest.mark.parametrize(
+    ("rules", "better", "worse"),
+    [
+        ({}, "better than the mean +│ +2", "worse than the mean +│ +1"),
+        ({"middle": 0.9}, "better than 0.9 +│ +1", "worse than 0.9 +│ +2"),
+        ({"above": 0.1}, "better than 0.1 +│ +2", "worse than 0.1 +│ +0"),
+    ],
+)
+def test_what_parts_better_from_worse_is_what_the_algorithm_goes_by(
+    rules: dict[str, float], better: str, worse: str
+) -> None:
+    found = [a_trajectory(f"t{n}", value) for n, value in enumerate((-1.0, 0.8, 1.0))]
+    pairs = [(TrajectoryRef(t.tenant, t.id), t) for t in found]
+    text = shown(sort_out(pairs, a_selection(**rules)))
+    assert re.search(better, text)
+    assert re.search(worse, text)
+
+
 def test_it_shows_what_merging_saves() -> None:
     first = a_transition("t", number=0)
     second = a_transition("t", number=1, prompt_token_ids=(1, 2, 3, 4, 5, 6))

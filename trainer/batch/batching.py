@@ -65,6 +65,7 @@ class Batch:
     labellers: Mapping[str, int] = field(default_factory=dict)  # principal -> labels, after caps
     capped: Mapping[str, int] = field(default_factory=dict)  # principal -> labels left out
     pairs: int = 0  # of its samples, where pairs are asked for
+    middle: float | None = None  # the reward that parts better ones from worse; None: the mean
     is_full: bool = False  # as many were examined as a round may take: there may be more
 
     def counts(self, threshold: float | None) -> tuple[int, int]:
@@ -292,6 +293,7 @@ class Sorting:
             labellers=labellers(usable, dropped.ids),
             capped=_capped([case for case in ours if not case.is_replayed], dropped),
             pairs=len(pairs),
+            middle=selection.middle if selection.above is None else selection.above,
         )
 
     def _pairs(self, found: Sequence[Sequence[Row]]) -> list[Pair]:
@@ -376,8 +378,7 @@ def require(batch: Batch, wanted: Demand, selection: Selection) -> None:
 
 def shortages_of(batch: Batch, wanted: Demand, selection: Selection) -> list[Shortage]:
     """What the batch has too little of."""
-    middle = selection.middle if selection.above is None else selection.above
-    above, below = batch.counts(middle)
+    above, below = batch.counts(batch.middle)
     usable = len(batch.refs) + batch.excluded[Exclusion.NOT_POSITIVE]
     least = 1 if selection.above is not None else LEAST_SAMPLES
     checks = [
