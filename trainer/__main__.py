@@ -11,7 +11,6 @@ import argparse
 import logging
 import os
 import sys
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -77,7 +76,7 @@ def main() -> int:
                     neighbours=[name for name in everybody if name != own.policy],
                 )
             )
-        watch(settings.for_policy(names[0]), names)
+        watch(settings, names[0])
         if arguments.once:
             with loops[0] as loop:
                 return run_once(loop, stop, force=arguments.force, agent=arguments.agent)
@@ -95,18 +94,21 @@ def main() -> int:
     return 0
 
 
-def watch(settings: "Settings", policies: Sequence[str]) -> None:
-    """Serve /metrics of `policies`, where a port is set. Raises SettingsError if it is taken."""
+def watch(settings: "Settings", policy: str) -> None:
+    """Serve /metrics of all policies, where `policy` has a port. Raises SettingsError if taken."""
     from trainer.metrics import Rounds, Versions, serve_metrics
     from trajectories.connection import connect
     from trajectories.errors import SettingsError
     from trajectories.registry import Registry
 
-    host, port = settings.trainer.metrics_host, settings.trainer.metrics_port
+    own = settings.for_policy(policy).trainer
+    host, port = own.metrics_host, own.metrics_port
     if not port:
         return
     redis = connect(settings.redis)
-    registries = [Registry(redis, name, settings.upstream.base_model) for name in policies]
+    registries = [
+        Registry(redis, name, settings.upstream.base_model) for name in settings.policy_names
+    ]
     try:
         serve_metrics(host, port, [Rounds(settings.runs_dir), Versions(registries)])
     except OSError as error:

@@ -1,16 +1,19 @@
 """What the trainer's /metrics show is on disk and in the registry, and nowhere else."""
 
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
 
+import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
+from trainer.__main__ import watch
 from trainer.metrics import Rounds, Versions
 from trainer.runs import PLAN, Phase, Plan, Run, RunDirectory
 from trajectories.connection import Redis
 from trajectories.registry import Registry
 from trajectories.resources import PolicyVersion, VersionState
-from trajectories.settings import Settings, TrainerSettings
+from trajectories.settings import PolicySettings, Settings, TrainerSettings
 
 
 def end_run(
@@ -109,6 +112,25 @@ def test_versions_are_counted_by_state_and_a_rollback_shows(
         'ratchet_trainer_rolled_back{policy="policy"} 1.0',
         'ratchet_trainer_versions{policy="policy",state="draining"} 1.0',
     } <= shown(Versions([registry]))
+
+
+@pytest.mark.parametrize("name", ["policy", "planner"])
+def test_every_policy_is_watched_on_the_port_of_the_one_that_is_trained(
+    name: str, settings: Settings, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served: list[tuple[int, set[str]]] = []
+
+    def note(host: str, port: int, collectors: Sequence[Rounds | Versions]) -> None:
+        served.append((port, shown(*collectors)))
+
+    monkeypatch.setattr("trainer.metrics.serve_metrics", note)
+    own = {"planner": PolicySettings(agents=("planner",), trainer={"metrics_port": 9002})}
+    trainer = settings.trainer.model_copy(update={"metrics_port": 9001})
+    watch(settings.model_copy(update={"policies": own, "trainer": trainer}), name)
+    ((port, lines),) = served
+    assert port == (9001 if name == "policy" else 9002)
+    for policy in ("policy", "planner"):
+        assert f'ratchet_trainer_current_version{{policy="{policy}"}} 0.0' in lines
 
 
 def test_the_port_answers(tmp_path: Path, settings: Settings) -> None:
