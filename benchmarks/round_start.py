@@ -52,6 +52,7 @@ def fill(store: Any, first: int, count: int) -> float:
 
 def start_round(given: argparse.Namespace, url: str) -> dict[str, Any]:
     """What a trainer does before it starts a training process, and what that does before a step."""
+    from trainer.advantages.advantage import lean
     from trainer.batch.batching import look, selection_for, write_batch
     from trainer.runs import Plan, RunDirectory
     from trajectories.connection import connect
@@ -86,7 +87,7 @@ def start_round(given: argparse.Namespace, url: str) -> dict[str, Any]:
         write_batch(directory, batch, plan)
         written = time.monotonic()
         rows = directory.samples()
-        rows.light()
+        [lean(row) for row in rows]  # what advantages are computed from
         opened = time.monotonic()
         return {
             "trajectories": len(batch.refs),

@@ -2,7 +2,6 @@
 
 A round goes on from the current version's adapter; the first one starts from
 the base with fresh matrices. lm_head never gets LoRA: vLLM would refuse it.
-One of the four files that import torch.
 """
 
 import shutil

@@ -24,7 +24,7 @@ from trainer.advantages.baseline import (
     key_of,
     root_mean_square,
 )
-from trainer.advantages.credit import Estimator, Spread, shuffle, spread, step_credit, verdicts
+from trainer.advantages.credit import Estimator, Spread, shuffle, spread, verdicts
 from trainer.advantages.missing import correct
 from trainer.advantages.tracker import Tracker, priors_of, updated
 from trainer.batch.samples import Sample
@@ -96,7 +96,6 @@ def advantages(
     *,
     shrinkage: float,
     negative_weight: float,
-    step_weight: float = 0.0,
     shuffle_seed: int | None = None,
     credit: Estimator = "identical",
     turn_discount: float = 1.0,
@@ -111,10 +110,7 @@ def advantages(
     scale = scale_of(samples, credits)
     if scale < SMALLEST_SCALE:
         return [0.0] * len(samples)
-    steps = step_credit(samples, step_weight)
-    raw = [
-        (value + steps[sample.id]) / scale for sample, value in zip(samples, credits, strict=True)
-    ]
+    raw = [value / scale for value in credits]
     return [value * negative_weight if value < 0 else value for value in raw]
 
 

@@ -67,7 +67,6 @@ def shuffle(samples: Sequence[Sample], seed: int) -> list[Sample]:
                 "reward": (other := dealt[sample.part]).reward,
                 "is_labelled": other.is_labelled,
                 "outcome": other.outcome,
-                "step_reward": call.step_reward,
                 "votes": call.votes,
                 "air": call.air,
             }
@@ -184,11 +183,3 @@ def return_to_go(sample: Sample, discount: float) -> float | None:
         return None
     last = (sample.outcome or 0.0) * discount**sample.calls_to_go
     return (votes or 0.0) + discounted_sum(sample.air, discount) + last
-
-
-def step_credit(samples: Sequence[Sample], weight: float) -> dict[str, float]:
-    """Sample id -> its own intermediate rewards times `weight`, centred over the batch."""
-    if not samples or weight == 0.0:
-        return {sample.id: 0.0 for sample in samples}
-    mean = sum(sample.step_reward for sample in samples) / len(samples)
-    return {sample.id: weight * (sample.step_reward - mean) for sample in samples}

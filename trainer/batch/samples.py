@@ -3,8 +3,8 @@
 Pure. Text is never tokenised again (0.3 % of completions would come out
 different, and there the logprobs are off by tens of nats). Whatever cannot be
 learned from is left out, and each exclusion is counted by its reason. One
-sample is one choice of one transition; calls that share a prefix are not
-merged yet.
+sample is one choice of one transition; those that go on from each other come
+together in merging.py.
 """
 
 from collections import Counter
@@ -86,7 +86,6 @@ class Sample(Record):
     logprobs: tuple[float, ...]  # of the sampler, in nats, at temperature 1
     reward: float  # the final reward of the trajectory, as far as it is this agent's
     is_labelled: bool = True  # somebody voted; False: the reward is AIR's alone
-    step_reward: float = 0.0  # intermediate rewards of this transition
     has_ratio: bool = True  # whether an importance ratio makes sense
     step: int = 0  # which call of its trajectory it is, from 0
     calls_to_go: int = 0  # how many calls the trajectory has after it
@@ -291,9 +290,6 @@ def _sample(trajectory: Trajectory, step: int, choice: Choice, worth: Worth) -> 
         prompt_token_ids=transition.prompt_token_ids,
         token_ids=choice.token_ids,
         logprobs=choice.logprobs,
-        step_reward=sum(
-            reward.value for reward in trajectory.rewards if reward.transition_id == transition.id
-        ),
         has_ratio=has_ratio(transition.sampling),
         step=step,
         calls_to_go=len(trajectory.transitions) - 1 - step,

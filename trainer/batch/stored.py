@@ -14,7 +14,6 @@ from typing import Any, overload
 from trainer.batch.samples import Sample
 
 CHUNK_BYTES = 1 << 20
-_TOKENS = ("prompt_token_ids", "token_ids", "logprobs")
 
 
 class StoredSamples(Sequence[Sample]):
@@ -49,11 +48,6 @@ class StoredSamples(Sequence[Sample]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return StoredSamples, (self._path,)
-
-    def light(self) -> list[Sample]:
-        """All of them without token ids and logprobs: what advantages are computed from."""
-        nothing: dict[str, tuple[()]] = dict.fromkeys(_TOKENS, ())
-        return [sample.model_copy(update=nothing) for sample in self]
 
 
 def _edges(descriptor: int) -> "array[int]":

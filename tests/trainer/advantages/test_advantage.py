@@ -98,13 +98,3 @@ def test_shuffled_rewards_are_the_same_rewards_of_the_same_trajectories() -> Non
     assert [s.id for s in shuffled] == [s.id for s in samples]
     assert [s.reward for s in shuffled] != [s.reward for s in samples]
     assert shuffle(samples, seed=1) == shuffled, "a resumed round shuffles alike"
-
-
-def test_step_rewards_tell_calls_of_one_trajectory_apart() -> None:
-    samples = [
-        a_sample("a", 1.0, id="a/0", step_reward=-0.5),
-        a_sample("a", 1.0, id="a/1"),
-        a_sample("b", -1.0),
-    ]
-    first, second, _ = advantages(samples, shrinkage=4.0, negative_weight=1.0, step_weight=1.0)
-    assert first < second

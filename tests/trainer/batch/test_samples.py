@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tests.trainer.records import a_selection, a_trajectory, a_transition
 from trainer.batch.samples import Exclusion, samples_of
-from trajectories.model import Choice, Outcome, Reward, Sampling
+from trajectories.model import Choice, Outcome, Sampling
 
 
 def reason_for(selection: dict[str, Any] | None = None, **changes: Any) -> Exclusion:
@@ -82,14 +82,6 @@ def test_every_choice_of_every_transition_is_a_sample_with_the_same_reward() -> 
     samples, _ = samples_of(a_trajectory(reward=0.5, transitions=transitions), a_selection())
     assert [sample.id for sample in samples] == ["t1-0/0", "t1-0/1", "t1-1/0"]
     assert {sample.reward for sample in samples} == {0.5}
-
-
-def test_a_transitions_own_rewards_become_its_step_reward() -> None:
-    air = Reward(
-        id="r", trajectory_id="t1", transition_id="t1-0", name="air", source="air:loop", value=-0.5
-    )
-    [sample], _ = samples_of(a_trajectory(rewards=(air,)), a_selection())
-    assert sample.step_reward == -0.5
 
 
 @given(

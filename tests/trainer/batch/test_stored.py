@@ -60,9 +60,3 @@ def test_reading_all_of_them_keeps_none(tmp_path: Path) -> None:
     finally:
         tracemalloc.stop()
     assert peak < 4 << 20, "all of them would be sixteen megabytes of pointers alone"
-
-
-def test_light_ones_have_everything_but_tokens(tmp_path: Path) -> None:
-    rows = stored(tmp_path / "batch.jsonl", 3)
-    assert [row.reward for row in rows.light()] == [0.0, 0.001, 0.002]
-    assert not any(row.token_ids or row.logprobs or row.prompt_token_ids for row in rows.light())
