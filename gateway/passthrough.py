@@ -1,7 +1,8 @@
 """Everything under /v1 that is not ours: to the engine and back, untouched.
 
 Bodies stream both ways. The engine's admin routes are not on offer: whoever can
-load an adapter can run code there.
+load an adapter can run code there. Nor are routes by which an engine generates
+and that we do not record: any key could ask another tenant's adapter there.
 """
 
 import asyncio
@@ -24,6 +25,10 @@ logger = logging.getLogger(__name__)
 
 _PLAIN = re.compile(r"(?:/[A-Za-z0-9._~:@!$&'()*+,;=-]+)+/?")
 _ADMIN = re.compile(r"lora_adapter|collective_rpc|invocations|update_weights", re.IGNORECASE)
+_GENERATES = re.compile(
+    r"/v1/(?:(?:chat/completions|completions|responses|messages)/.*"
+    r"|audio/(?:transcriptions|translations)/?|systemone/?)"
+)
 _METHODS = {
     "/v1/chat/completions": "POST",
     "/v1/completions": "POST",
@@ -66,6 +71,13 @@ def check_method(path: str, method: str) -> None:
         raise ApiError(405, "method_not_allowed", message, headers={"allow": allowed})
 
 
+def check_recorded(path: str, method: str) -> None:
+    """Whoever generates is recorded, stamped, counted in flight and answered by its own policy."""
+    if method == "POST" and _GENERATES.fullmatch(path):
+        message = f"{path} is not served here: what it would answer is not recorded"
+        raise ApiError(404, "unknown_route", message)
+
+
 class PassThrough:
     """The route of everything else."""
 
@@ -78,6 +90,7 @@ class PassThrough:
             check_path(scope["path"])
             check_path(path)
             check_method(path, scope["method"])
+            check_recorded(path, scope["method"])
             check_length(scope, self._services.max_body_bytes)
         except ApiError as error:
             await refuse(scope, send, error)

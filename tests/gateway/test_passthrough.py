@@ -60,6 +60,28 @@ def test_other_routes_pass_with_query_body_and_headers(running: Running) -> None
     assert completion.json()["choices"][0]["prompt_logprobs"][0] is None
 
 
+def test_no_route_generates_past_the_record(running: Running) -> None:
+    body = {"model": "policy-v1", "messages": [[{"role": "user", "content": "hi"}]]}
+    for path in (
+        "/v1/chat/completions/batch",
+        "/v1/completions/batch",
+        "/chat/completions/batch",
+        "/a/x/t/s1/v1/chat/completions/batch",
+        "/openai/deployments/acme-v2/chat/completions/batch",
+        "/v1/chat/completions/any/thing/new",
+        "/v1/responses/compact",
+        "/v1/messages/batches",
+        "/v1/audio/transcriptions",
+        "/v1/audio/translations/",
+        "/v1/systemone",
+    ):
+        answer = running.client.post(path, json=body)
+        assert answer.status_code == 404, path
+        assert ("type" in answer.json()) == ("messages/" in path)  # as Anthropic writes errors
+        assert "not recorded" in answer.json()["error"]["message"]
+    assert running.fake.requests == []
+
+
 def test_models_are_the_aliases_and_what_the_engine_lists_without_our_adapters(
     running: Running,
 ) -> None:
