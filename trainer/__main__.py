@@ -33,6 +33,7 @@ def main() -> int:
     from trainer.loop import Loop
     from trainer.once import run_once
     from trainer.phases import find_base
+    from trainer.reporters import check_reporters
     from trainer.rota import Rota
     from trainer.training import Training, command_for
     from trainer.turn import Turn
@@ -64,6 +65,7 @@ def main() -> int:
                 from trainer.quantization import check_quantization
 
                 check_quantization(device_for(own.trainer))
+            check_reporters(own.trainer)
             command_for(own.trainer)  # a launch that cannot be is said now, not after an hour
             training = Training(environment=training_environment(own.trainer.launch))
             loops.append(

@@ -150,7 +150,8 @@ def train_leg(leg: Leg, plan: Plan, samples: Sequence[Sample], parts: Stages) ->
     try:
         with parts.stage(PREPARING):
             trainer = make_trainer(algorithm, round_)
-            report(trainer, *leg.reported(plan))
+            notes = RunDirectory(leg.run).add_notes
+            report(trainer, *leg.reported(plan), lambda note: notes([note]))
     except NothingToLearn as error:
         if leg.total == 1:
             raise

@@ -248,6 +248,21 @@ def test_a_judge_that_asks_the_gateway_has_its_key() -> None:
     assert SERVICES["verdicts"]["environment"]["RATCHET_GATEWAY_API_KEY"] is None
 
 
+def test_extras_can_be_added_to_the_trainer() -> None:
+    """Reporters, four bits and object stores are no part of the image as it is."""
+    lines = instructions("Dockerfile.trainer")
+    assert ("ARG", "EXTRAS=trainer") in lines
+    (install,) = (args for word, args in lines if word == "RUN" and "pip install" in args)
+    assert '".[${EXTRAS}]"' in install
+
+
+def test_the_trainer_knows_how_many_adapters_the_engine_holds() -> None:
+    assert "--max-loras=${VLLM_MAX_LORAS:-4}" in SERVICES["vllm"]["command"]
+    for name in ("gateway", "trainer"):  # and refuses, by its name, a setting that needs more
+        known = SERVICES[name]["environment"]["RATCHET_ENGINE_MAX_LORAS"]
+        assert known == "${VLLM_MAX_LORAS:-4}"
+
+
 def test_vllm_reads_what_the_trainer_writes_at_the_same_path() -> None:
     (mount,) = [
         volume for volume in SERVICES["vllm"]["volumes"] if volume.get("source") == "adapters"

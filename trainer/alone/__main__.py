@@ -29,6 +29,7 @@ def main() -> int:
     from trainer.alone.order import Order, check_start
     from trainer.alone.show import look_into, run_round
     from trainer.base import resolve_base
+    from trainer.reporters import check_reporters
     from trainer.training import Training
     from trajectories.errors import RatchetError, SettingsError
     from trajectories.settings import load_settings
@@ -59,6 +60,7 @@ def main() -> int:
                 "neither --base nor trainer.base_model_path says where the model is that was"
                 " sampled from"
             )
+        check_reporters(settings.trainer)
         return run_round(
             order,
             settings,
