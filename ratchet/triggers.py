@@ -17,6 +17,7 @@ from trajectories.registry import Registry
 
 ROLL_BACK_SECONDS = 60.0
 LOOK_SECONDS = 0.2
+_STATUSES_WITHOUT = 2  # one of them may have been written just before the round began
 
 
 def trainer_status(redis: Redis, policy: str) -> dict[str, Any] | None:
@@ -60,20 +61,32 @@ def request_round(
     """Have the running trainer do a round now; returns how the run ended.
 
     Raises NotEnoughRewards when it was refused, RatchetError when another
-    request is waiting or the trainer went away.
+    request is waiting or took its place, or the trainer went away.
     """
     run_id = new_id("run")
     wishes = {"algo": algorithm, "agent": agent, "force": force}
     asked = orjson.dumps({"run_id": run_id, "at": time.time(), **wishes})
     if not redis.set(keys.trigger(policy), asked, nx=True, ex=keys.TRIGGER_TTL_SECONDS):
         raise RatchetError("another request is waiting for the trainer: try again when it is done")
+    without: set[float] = set()  # when the trainer wrote what does not know of our request
     while True:
+        is_waiting = redis.get(keys.trigger(policy)) == asked
+        status = trainer_status(redis, policy)
         for raw in redis.lrange(keys.runs(policy), 0, -1):
             run: dict[str, Any] = orjson.loads(raw)
             if run["run_id"] == run_id:
                 if run["phase"] == "failed" and not run.get("attempts"):
                     raise NotEnoughRewards(run["reason"])
                 return run
-        if trainer_status(redis, policy) is None:
+        if status is None:
             raise RatchetError("the trainer has gone away; it resumes the round when it is back")
+        if is_waiting or (status.get("run") or {}).get("run_id") == run_id:
+            without.clear()
+        else:
+            without.add(status["at"])
+        if len(without) > _STATUSES_WITHOUT:
+            raise RatchetError(
+                "the trainer has no round of this request: another request (a rollback) took its"
+                " place, or it waited for a day; ask again"
+            )
         time.sleep(LOOK_SECONDS)
