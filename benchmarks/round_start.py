@@ -68,6 +68,7 @@ def start_round(given: argparse.Namespace, url: str) -> dict[str, Any]:
                 algorithm="sft",
                 sft_threshold=-1.0,
                 cold=True,
+                min_trajectories=1,
                 max_trajectories=given.sample,
                 max_length=MAX_LENGTH,
             ),

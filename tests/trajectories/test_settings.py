@@ -176,6 +176,15 @@ def test_a_named_file_that_is_missing_is_said(monkeypatch: pytest.MonkeyPatch) -
         ('[webhooks.a]\nurl = "http://a"\n', "secret"),
         ('[webhooks.a]\nurl = "ftp://a"\nsecret = "s"\n', "url"),
         ("[trainer]\nrank = 32\n[engine]\nserve = true\n", "max_lora_rank"),
+        (
+            "[trainer]\nmax_trajectories = 63\n",
+            r"trainer\.min_trajectories = 64 .* looks at 63 .*max_trajectories",
+        ),
+        ("[trainer]\nmax_trajectories = 80\nreplay_share = 0.25\n", r"looks at 60 .*replay_share"),
+        (
+            '[policies.a]\nagents = ["a"]\ntrainer = { min_trajectories = 5000 }\n',
+            r"policies\.a\.trainer\.min_trajectories = 5000",
+        ),
         ('[trainer]\nmissing = "aipw"\n', r"trainer\.negative_weight = 0\.25 .* set it to 1"),
         (
             '[policies.a]\nagents = ["a"]\ntrainer = { missing = "aipw", negative_weight = 0.5 }\n',

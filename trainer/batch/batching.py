@@ -167,7 +167,7 @@ def look(
     """
     log, runs, share = Log.open(store, settings), settings.runs_dir, settings.trainer.replay_share
     sorting = Sorting(selection, caps_for(settings), runs if runs.is_dir() else None)
-    most = max(1, round(settings.trainer.max_trajectories * (1 - share)))
+    most = settings.trainer.most_unused
 
     def add(ref: TrajectoryRef, trajectory: Trajectory | None, *, is_replayed: bool) -> bool:
         found: Mapping[str, Correction] = {}

@@ -130,6 +130,18 @@ class Settings(BaseSettings):
         return self
 
     @model_validator(mode="after")
+    def _a_round_may_have_what_it_needs(self) -> Self:
+        for where, trainer in self._trainers():
+            if trainer.most_unused < trainer.min_trajectories:
+                raise ValueError(
+                    f"{where}.min_trajectories = {trainer.min_trajectories} is never reached: a"
+                    f" round looks at {trainer.most_unused} that none has used ({where}"
+                    ".max_trajectories without the share that is replayed, replay_share): lower"
+                    " the first or raise the second"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _what_is_tracked_is_compared(self) -> Self:
         for where, trainer in self._trainers():
             if trainer.baseline == "tracker" and trainer.credit == "step":

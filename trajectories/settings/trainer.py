@@ -206,6 +206,11 @@ class TrainerSettings(Section):
         False, description="Control experiment: permute the rewards of a round. Never in production"
     )
 
+    @property
+    def most_unused(self) -> int:
+        """How many trajectories that no round used one round looks at; the rest is replayed."""
+        return max(1, round(self.max_trajectories * (1 - self.replay_share)))
+
 
 class EngineSettings(Section):
     """The vLLM that `ratchet up` starts by itself."""
