@@ -17,6 +17,7 @@ from trajectories.settings import (
     PolicySettings,
     RouteSettings,
     Settings,
+    TrainerSettings,
     WebhookSettings,
     load_settings,
 )
@@ -196,6 +197,11 @@ def test_a_wrong_line_of_the_file_is_named(tmp_path: Path, text: str, said: str)
     (tmp_path / "ratchet.toml").write_text(text)
     with pytest.raises(SettingsError, match=said):
         load_settings()
+
+
+def test_rounds_by_the_clock_alone_may_ask_for_more_than_a_round_has() -> None:
+    trainer = TrainerSettings(min_trajectories=10**6, interval_seconds=3600)
+    assert Settings(trainer=trainer).trainer.most_unused == 4096
 
 
 @pytest.mark.parametrize(

@@ -132,7 +132,8 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _a_round_may_have_what_it_needs(self) -> Self:
         for where, trainer in self._trainers():
-            if trainer.most_unused < trainer.min_trajectories:
+            by_interval = trainer.interval_seconds is not None  # what there is will do
+            if trainer.most_unused < trainer.min_trajectories and not by_interval:
                 raise ValueError(
                     f"{where}.min_trajectories = {trainer.min_trajectories} is never reached: a"
                     f" round looks at {trainer.most_unused} that none has used ({where}"
