@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from gateway.policies import Policies
+from gateway.policies import Policies, Served
 from gateway.spool.writer import Spool
 from trajectories import keys
 from trajectories.connection import Redis, RedisError
@@ -45,6 +45,7 @@ class SnapshotWatcher:
         self._spool = spool  # whose producer is our name; it may change
         self._policies = policies
         self._clock = clock
+        self._unreadable: set[str] = set()  # policies whose versions were no records
         self._subscription: Any = None
         self.is_connected = False
 
@@ -72,12 +73,28 @@ class SnapshotWatcher:
         """Take over what changed, then beat."""
         revisions = await asyncio.to_thread(revisions_of, self._redis, list(self._registries))
         for policy, revision in zip(self._policies, revisions, strict=True):
+            is_known = self.is_connected and policy.name not in self._unreadable
             # While Redis was away it may have been restored: the same number, other versions.
-            if not self.is_connected or revision != policy.snapshot.revision:
-                registry = self._registries[policy.name]
-                self._policies.put(policy, await asyncio.to_thread(registry.snapshot))
+            if not is_known or revision != policy.snapshot.revision:
+                await self._take_over(policy)
         await asyncio.to_thread(self._beat, self.heartbeats())
         self.is_connected = True
+
+    async def _take_over(self, policy: Served) -> None:
+        """Route by what the registry says; an entry that is none leaves the last snapshot.
+
+        The other policies must not wait for it: without heartbeats their trainers would
+        unload what we still route to.
+        """
+        try:
+            snapshot = await asyncio.to_thread(self._registries[policy.name].snapshot)
+        except (RecordError, ValueError) as error:
+            if policy.name not in self._unreadable:
+                logger.warning("%s: the last snapshot stands: %s", policy.name, error)
+            self._unreadable.add(policy.name)
+            return
+        self._unreadable.discard(policy.name)
+        self._policies.put(policy, snapshot)
 
     def heartbeats(self) -> list[Heartbeat]:
         """What this gateway says of each policy now. One step on the event loop: consistent."""

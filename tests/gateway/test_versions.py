@@ -15,10 +15,11 @@ from gateway.routing import InFlight, Stickiness, choose
 from gateway.snapshot import SnapshotWatcher
 from gateway.spool.writer import Spool
 from tests.gateway.conftest import Running, open_spool, settings_for, shipping_client, wait_for
+from trajectories import keys
 from trajectories.connection import Redis
 from trajectories.registry import Registry, Snapshot
 from trajectories.resources import PolicyVersion, VersionState
-from trajectories.settings import Settings
+from trajectories.settings import PolicySettings, Settings
 
 
 def version(number: int, state: VersionState = VersionState.CANDIDATE) -> PolicyVersion:
@@ -176,6 +177,32 @@ def test_after_an_outage_versions_are_compared_and_not_just_their_number(tmp_pat
     asyncio.run(watcher.refresh())
     assert set(policies.default.snapshot.versions) == {0, 2}
     assert watcher.is_connected
+    spool.close()
+
+
+def test_a_policy_that_cannot_be_read_silences_no_other(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    redis = fakeredis.FakeRedis()
+    settings = Settings(policies={"planner": PolicySettings(agents=("planner",))})
+    registries = {name: Registry(redis, name, "base") for name in settings.policy_names}
+    empty = [registry.empty for registry in registries.values()]
+    policies = serve_policies(settings, empty, ("policy",))
+    spool = open_spool(tmp_path)
+    watcher = SnapshotWatcher(redis, registries, spool, policies=policies)
+    good = version(1).model_copy(update={"policy": "planner", "model": "planner-v1"})
+    redis.hset(keys.policy("planner"), "1", b'{"state": "of a later release"}')
+    registries["policy"].add(version(1))
+    for _ in range(2):
+        asyncio.run(watcher.refresh())
+    assert watcher.is_connected
+    assert set(policies.default.snapshot.versions) == {0, 1}
+    for name, registry in registries.items():
+        assert [beat.revision for beat in registry.heartbeats()] == [int(name == "policy")]
+    assert caplog.text.count("planner: the last snapshot stands") == 1
+    redis.hset(keys.policy("planner"), "1", good.to_json())
+    asyncio.run(watcher.refresh())
+    assert policies["planner"].snapshot.versions[1] == good
     spool.close()
 
 
