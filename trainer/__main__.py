@@ -1,7 +1,7 @@
-"""The trainer's process: `python -m trainer [--policy NAME] [--once | --dry-run]`.
+"""The trainer's process: `python -m trainer [--policy NAME | --without NAME] [--once | --dry-run]`.
 
-It goes round all policies, or trains the one that is named; one round without
-a name is a round of the default policy.
+It goes round all policies (but those left out `--without` them), or trains the
+one that is named; one round without a name is a round of the default policy.
 
 Exit status: 0 done or stopped, 1 the round failed, 2 wrong settings, 3 too
 little to learn from (--once, --dry-run), 4 another trainer holds the lease.
@@ -11,6 +11,7 @@ import argparse
 import logging
 import os
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="trainer", description="Learn from recorded traffic")
     parser.add_argument("--once", action="store_true", help="one round now, then exit")
     parser.add_argument("--policy", help="only this one (default: all of them, in turn)")
+    parser.add_argument("--without", metavar="POLICY", action="append", default=[], help="not this")
     parser.add_argument("--dry-run", action="store_true", help="show what a round would use")
     parser.add_argument("--force", action="store_true", help="one round, however little there is")
     parser.add_argument("--algorithm", help="of that one round (default: trainer.algorithm)")
@@ -53,6 +55,7 @@ def main() -> int:
         everybody, redis, turn = settings.policy_names, connect(settings.redis), Turn()
         is_one = arguments.once or arguments.dry_run or arguments.policy is not None
         names = (arguments.policy or settings.policy,) if is_one else everybody
+        names = left_over(names, arguments.without)
         loops = []
         for own in map(settings.for_policy, names):
             if arguments.algorithm:
@@ -94,6 +97,17 @@ def main() -> int:
         logger.critical("Redis cannot be reached: %s", error)
         return 1
     return 0
+
+
+def left_over(names: Sequence[str], without: Sequence[str]) -> tuple[str, ...]:
+    """The policies to train when some have a trainer of their own. Raises SettingsError."""
+    from trajectories.errors import SettingsError
+
+    if unknown := sorted(set(without) - set(names)):
+        raise SettingsError(f"--without {unknown[0]}: this trains {', '.join(names)}")
+    if not (left := tuple(name for name in names if name not in without)):
+        raise SettingsError("--without: no policy is left to train")
+    return left
 
 
 def watch(settings: "Settings", policy: str) -> None:

@@ -62,7 +62,10 @@ def _nothing(_: str) -> None:
 
 
 class Loop:
-    """The trainer. Use as a context manager: it holds the lease while entered."""
+    """The trainer. Use as a context manager: it holds the lease while entered.
+
+    One that stepped down, or could not be entered, may be entered again.
+    """
 
     def __init__(
         self,
@@ -138,11 +141,15 @@ class Loop:
         return self
 
     def __exit__(self, *exception: object) -> None:
+        self.step_down()
+        for engine in self._engines:
+            engine.close()
+
+    def step_down(self) -> None:
+        """End the training process, let the others have their turn, give the lease back."""
         self._training.stop()
         self._turn.give_back(self.policy)
         self._pulse.__exit__()
-        for engine in self._engines:
-            engine.close()
         try:
             self._lease.check()
             self._pulse.publish()  # where it stands, for those who look right after the end
@@ -212,6 +219,8 @@ class Loop:
 
     def _resume(self) -> None:
         """Find what a kill left: rubbish, an unannounced end, an unfinished run."""
+        self._directory = self._run = self.board.run = self.board.run_path = None
+        self.board.state = status.COLLECTING
         self._settings.runs_dir.mkdir(parents=True, exist_ok=True)
         sweep(self._settings.runs_dir, self.policy)
         for directory in all_runs(self._settings.runs_dir):

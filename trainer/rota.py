@@ -2,9 +2,10 @@
 
 Every loop holds its policy's lease and says its own status, so that a policy
 may as well be trained by another process (`python -m trainer --policy NAME`):
-it is left to that one for as long as that one lives. Memory and processors are
-shared, so a round of one policy waits until that of another has ended;
-whoever had a round comes last for the next.
+it is left to that one for as long as that one lives. Whoever loses one lease
+goes on with the others. Memory and processors are shared, so a round of one
+policy waits until that of another has ended; whoever had a round comes last
+for the next.
 """
 
 import logging
@@ -12,10 +13,12 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
+from redis import RedisError
+
 from trainer.loop import TICK_SECONDS, Loop
 from trainer.turn import Turn
 from trajectories.keys import LEASE_TTL_SECONDS
-from trajectories.lease import LeaseHeld
+from trajectories.lease import LeaseHeld, LeaseLost
 
 logger = logging.getLogger(__name__)
 
@@ -43,9 +46,9 @@ class Rota:
         return tuple(self._loops)
 
     def __enter__(self) -> "Rota":
-        """Raises LeaseHeld when every policy has a trainer already."""
+        """Raises LeaseHeld when every policy has a trainer already, and what a loop does."""
         try:
-            held = self._take_over()
+            held = self._take_over(is_first=True)
         except BaseException:
             self.__exit__()
             raise
@@ -58,7 +61,7 @@ class Rota:
             self._loops.pop().__exit__(*exception)
 
     def run(self, stop: threading.Event) -> None:
-        """Cycle until `stop` is set. Raises LeaseLost, and nothing else."""
+        """Cycle until `stop` is set. Raises LeaseLost of the last policy, and nothing else."""
         while not stop.is_set():
             self.cycle()
             stop.wait(TICK_SECONDS)
@@ -69,13 +72,31 @@ class Rota:
             self._take_over()
         for loop in self.loops:
             was_its_turn = self._turn.holder == loop.policy
-            loop.guarded_cycle()
+            try:
+                loop.guarded_cycle()
+            except LeaseLost as lost:
+                self._let_go(loop, lost)
+                continue
             if was_its_turn and self._turn.holder is None:
                 self._loops.remove(loop)
                 self._loops.append(loop)
 
-    def _take_over(self) -> LeaseHeld | None:
-        """Enter the loops whose lease is free; the last refusal."""
+    def _let_go(self, loop: Loop, lost: LeaseLost) -> None:
+        """Go on without a policy until its lease is free again."""
+        if len(self._loops) == 1:
+            raise lost
+        logger.warning("left to another trainer: %s", lost)
+        loop.step_down()
+        self._loops.remove(loop)
+        self._waiting.append(loop)
+        self._ask_at = self._clock() + LEASE_TTL_SECONDS
+
+    def _take_over(self, *, is_first: bool = False) -> LeaseHeld | None:
+        """Enter the loops whose lease is free; the last refusal.
+
+        What else goes wrong is for whoever starts the process to know; later it is only
+        logged, and tried again: another policy's round may be running.
+        """
         self._ask_at = self._clock() + LEASE_TTL_SECONDS
         refusal = None
         for loop in tuple(self._waiting):
@@ -84,6 +105,13 @@ class Rota:
             except LeaseHeld as held:
                 logger.info("left to another trainer: %s", held)
                 refusal = held
+            except Exception as error:
+                if is_first:
+                    raise
+                if isinstance(error, RedisError):
+                    logger.warning("%s is taken over later: %s", loop.policy, error)
+                else:
+                    logger.exception("%s is taken over later", loop.policy)
             else:
                 self._waiting.remove(loop)
                 self._loops.append(loop)

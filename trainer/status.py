@@ -97,15 +97,18 @@ class Pulse:
         self._lease = lease
         self._needed = needed
         self._closed = threading.Event()
-        self._thread = threading.Thread(target=self._beat, name="pulse", daemon=True)
+        self._thread: threading.Thread | None = None
 
     def __enter__(self) -> "Pulse":
+        self._closed.clear()
+        self._thread = threading.Thread(target=self._beat, name="pulse", daemon=True)
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._closed.set()
-        self._thread.join()
+        if self._thread is not None:
+            self._thread.join()
 
     def publish(self) -> None:
         """Store the status now."""

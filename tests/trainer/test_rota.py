@@ -16,6 +16,7 @@ from tests.trainer.conftest import FAKE_ROUND, LoopMaker
 from tests.trainer.fake_engine import FakeEngine
 from tests.trainer.records import make_trainable
 from tests.trainer.test_loop import cycle_until
+from trainer.__main__ import left_over
 from trainer.delivery.swap import superfluous
 from trainer.loop import Loop
 from trainer.phases import find_base
@@ -25,7 +26,8 @@ from trainer.training import Training
 from trainer.turn import Turn
 from trajectories import keys
 from trajectories.connection import Redis
-from trajectories.lease import Lease, LeaseHeld
+from trajectories.errors import SettingsError
+from trajectories.lease import Lease, LeaseHeld, LeaseLost
 from trajectories.registry import Registry, Snapshot
 from trajectories.resources import PolicyVersion, VersionState
 from trajectories.settings import PolicySettings, Settings
@@ -234,6 +236,74 @@ def test_a_policy_with_a_trainer_of_its_own_is_left_to_it(
         assert [loop.policy for loop in rota.loops] == ["policy", "writer", "planner"]
     with rotas() as rota, pytest.raises(LeaseHeld), rotas():
         pass  # all of them are held
+
+
+@pytest.mark.parametrize("error", [Gone("away"), ValueError("no run")])
+def test_a_policy_that_cannot_be_taken_over_yet_stops_no_other(
+    error: Exception,
+    rotas: RotaMaker,
+    store: Store,
+    redis: Redis,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("FAKE_ROUND", "slow")
+    other = Lease(redis, keys.lease("planner"))
+    other.acquire()
+    make_trainable(store, 4, start=0)
+    with rotas() as rota:
+        go_round(rota, lambda: rota._turn.holder == "policy")
+        other.release()
+        with monkeypatch.context() as away:
+            away.setattr(Loop, "_resume", raising(error))
+            rota._ask_at = 0.0
+            rota.cycle()
+        assert rota._turn.holder == "policy"
+        assert {loop.policy for loop in rota.loops} == {"policy", "writer"}
+        rota._ask_at = 0.0
+        rota.cycle()
+        assert {loop.policy for loop in rota.loops} == set(NAMES)
+
+
+def raising(error: Exception) -> Callable[..., None]:
+    def fail(*_: object) -> None:
+        raise error
+
+    return fail
+
+
+def test_whoever_loses_one_policys_lease_goes_on_with_the_others_and_takes_it_back(
+    rotas: RotaMaker, store: Store, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_ROUND", "slow")
+    make_trainable(store, 4, start=0)
+    make_trainable(store, 4, start=100, policy="planner")
+    with rotas("policy", "planner") as rota:
+        loop = rota.loops[0]
+        go_round(rota, lambda: loop._training.is_started)
+        redis.set(keys.lease("policy"), b"another trainer's")
+        loop._lease._renewed = float("-inf")
+        monkeypatch.setenv("FAKE_ROUND", "ok")
+        go_round(rota, lambda: rotas.current("planner") == 1)
+        assert [loop.policy for loop in rota.loops] == ["planner"]
+        assert not loop._training.is_started
+        redis.delete(keys.lease("policy"))
+        rota._ask_at = 0.0
+        go_round(rota, lambda: rotas.current("policy") == 1)
+        assert redis.get(keys.status("policy")) is not None
+        rota.loops[0]._lease._renewed = float("-inf")
+        rota.cycle()
+        rota.loops[0]._lease._renewed = float("-inf")
+        with pytest.raises(LeaseLost):
+            rota.cycle()  # nothing is left to do
+
+
+def test_policies_with_a_trainer_of_their_own_are_left_out_by_name() -> None:
+    assert left_over(NAMES, ()) == NAMES
+    assert left_over(NAMES, ["planner"]) == ("policy", "writer")
+    with pytest.raises(SettingsError, match="--without planer: this trains policy, planner"):
+        left_over(NAMES, ["planer"])
+    with pytest.raises(SettingsError, match="no policy is left"):
+        left_over(("planner",), ["planner"])
 
 
 def test_unfinished_rounds_of_two_policies_end_one_after_the_other(
