@@ -6,6 +6,7 @@ the base with fresh matrices. lm_head never gets LoRA: vLLM would refuse it.
 
 import shutil
 from collections.abc import Iterable, Sequence
+from heapq import nsmallest
 from pathlib import Path
 from typing import Any
 
@@ -146,11 +147,15 @@ def gaps(model: Any, samples: Iterable[Sample]) -> list[float]:
     ]
 
 
+def shortest(samples: Iterable[Sample], count: int = PROBES) -> list[Sample]:
+    """The shortest rows, the first of them first; no others are held while they are looked for."""
+    return nsmallest(count, samples, key=lambda s: len(s.prompt_token_ids) + len(s.token_ids))
+
+
 def make_probes(model: Any, samples: Sequence[Sample], dtype: str) -> ProbeSet:
     """A few of the shortest rows, with the logprobs the engine will have to show."""
-    by_length = sorted(samples, key=lambda s: len(s.prompt_token_ids) + len(s.token_ids))
     probes = []
-    for sample in by_length[:PROBES]:
+    for sample in shortest(samples):
         prompt, tokens = sample.prompt_token_ids, sample.token_ids[:PROBE_TOKENS]
         adapter = logprobs_of(model, prompt, tokens)
         with model.disable_adapter():

@@ -16,6 +16,7 @@ would look like praise.
 
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import Any
 
 from trainer.advantages.baseline import (
     Baseline,
@@ -33,6 +34,14 @@ from trajectories.settings import TrainerSettings
 LEAST_SCALED = 16  # trajectories
 SMALLEST_SCALE = 1e-6
 _NOTHING = Tracker()
+_NO_TOKENS: dict[str, Any] = {
+    "prompt_token_ids": (),
+    "token_ids": (),
+    "logprobs": (),
+    "feedback": (),
+    "principals": (),
+    "correction": None,
+}
 
 
 def advantages_of(
@@ -43,15 +52,16 @@ def advantages_of(
     version: int = 0,
 ) -> list[float]:
     """One advantage per sample of a round that starts from `version`, as the settings want it."""
-    samples = _as_known(samples, settings)
+    known = _as_known(samples, settings)
+    asked = samples if settings.baseline == "group" else known  # groups are of prompts
     return advantages(
-        samples,
+        known,
         shrinkage=settings.shrinkage,
         negative_weight=settings.negative_weight,
         shuffle_seed=settings.seed if settings.shuffle_rewards else None,
         credit=settings.credit,
         turn_discount=settings.turn_discount,
-        against=_comparison(samples, settings, tracker, version),
+        against=_comparison(asked, settings, tracker, version),
     )
 
 
@@ -115,11 +125,8 @@ def advantages(
 
 
 def lean(sample: Sample) -> Sample:
-    """A sample without its tokens, as far as nothing here needs them: a round may have many."""
-    tokens = () if sample.anchor else sample.prompt_token_ids
-    return sample.model_copy(
-        update={"prompt_token_ids": tokens, "token_ids": (), "logprobs": (), "feedback": ()}
-    )
+    """A sample without its tokens and words: a round may have many."""
+    return sample.model_copy(update=_NO_TOKENS)
 
 
 def scale_of(samples: Sequence[Sample], credits: Sequence[float]) -> float:

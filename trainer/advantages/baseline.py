@@ -20,6 +20,7 @@ many calls it has.
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from typing import Literal
 
 from trainer.batch.samples import Sample
@@ -27,6 +28,7 @@ from trainer.batch.samples import Sample
 Baseline = Literal["leave_one_out", "tracker", "group", "batch", "none"]
 Key = tuple[str, str | None, str | None]
 Group = tuple[str, str | None, str, int]
+_DIGEST_BYTES = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,20 +75,22 @@ def groups_of(samples: Iterable[Sample]) -> dict[str, Group]:
     tells them apart. Siblings that were rolled out on purpose are trajectories
     of their own, and meet here because their prompt is the same.
     """
-    first: dict[str, Sample] = {}
+    steps: dict[str, int] = {}
+    found: dict[str, Group] = {}
     for sample in samples:
-        known = first.get(sample.part)
-        if known is None or sample.step < known.step:
-            first[sample.part] = sample
-    return {
-        part: (sample.tenant, sample.agent, _prompt_of(sample), sample.version)
-        for part, sample in first.items()
-    }
+        if sample.step < steps.get(sample.part, sample.step + 1):
+            steps[sample.part] = sample.step
+            group = sample.tenant, sample.agent, _prompt_of(sample), sample.version
+            found[sample.part] = group
+    return found
 
 
 def _prompt_of(sample: Sample) -> str:
-    """A name for what was asked: the anchor, or the token ids where nothing else is known."""
-    return sample.anchor or ",".join(map(str, sample.prompt_token_ids))
+    """A name for what was asked: the anchor, or a digest of the ids where nothing else is known."""
+    if sample.anchor:
+        return sample.anchor
+    tokens = repr(sample.prompt_token_ids).encode()
+    return blake2b(tokens, digest_size=_DIGEST_BYTES).hexdigest()
 
 
 def baselines(rewards: Mapping[str, float], against: Comparison) -> dict[str, float]:

@@ -14,15 +14,16 @@ teach as well as others, since nothing is divided by who sampled them.
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from datasets import Dataset
 from trl import KTOConfig, KTOTrainer
 
 from trainer import ranks
 from trainer.algorithms.grpo import shared_arguments
 from trainer.algorithms.protocol import NothingToLearn, Round
+from trainer.algorithms.reading import PLACEHOLDER, ReadRows
 from trainer.algorithms.reference import anchor_to_base
 from trainer.batch.order import checkpoint_steps, shape_for
 from trainer.batch.samples import Sample
@@ -39,35 +40,50 @@ class LoggedKTOTrainer(KTOTrainer):  # type: ignore[misc]
         return dataset
 
 
-def rows_of(samples: Sequence[Sample], threshold: float, seed: int) -> list[dict[str, Any]]:
-    """Rows in an order that depends on the seed; a reward on the threshold itself says nothing."""
-    rows = [
-        {
-            "prompt_ids": list(sample.prompt_token_ids),
-            "completion_ids": list(sample.token_ids),
-            "label": sample.reward > threshold,
-        }
-        for sample in samples
-        if sample.reward != threshold
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What has to be known of a sample before its row is read."""
+
+    sample: int  # its place among the samples
+    is_good: bool
+    prompt: int  # tokens
+    completion: int  # tokens
+
+
+def answers_of(samples: Iterable[Sample], threshold: float, seed: int) -> list[Answer]:
+    """Answers in an order that depends on the seed; a reward on the threshold says nothing."""
+    answers = [
+        Answer(at, s.reward > threshold, len(s.prompt_token_ids), len(s.token_ids))
+        for at, s in enumerate(samples)
+        if s.reward != threshold
     ]
-    random.Random(seed).shuffle(rows)
-    return rows
+    random.Random(seed).shuffle(answers)
+    return answers
 
 
-def with_foreign_answers(rows: list[dict[str, Any]], micro: int) -> list[dict[str, Any]]:
-    """Rows in passes of `micro`, each with an answer of another one in its pass.
+def foreign(count: int, micro: int) -> list[int]:
+    """Of each of `count` rows in passes of `micro`, another row of its pass.
 
     What the model makes of foreign answers estimates how far it has gone from
     the base. A single row at the end would be held against itself: it gets the
     answer of the pass before.
     """
     found = []
-    for start in range(0, len(rows), micro):
-        block = rows[start : start + micro]
-        for at, row in enumerate(block):
-            foreign = block[at - 1] if len(block) > 1 else rows[start - 1]
-            found.append({**row, "KL_completion_ids": foreign["completion_ids"]})
+    for start in range(0, count, micro):
+        last = min(start + micro, count) - 1
+        found += [last, *range(start, last)] if last > start else [start - 1]
     return found
+
+
+def row_of(answer: Answer, stranger: Answer, samples: Sequence[Sample]) -> dict[str, Any]:
+    """An answer, and that of somebody else to hold it against."""
+    sample = samples[answer.sample]
+    return {
+        "prompt_ids": list(sample.prompt_token_ids),
+        "completion_ids": list(sample.token_ids),
+        "label": answer.is_good,
+        "KL_completion_ids": list(samples[stranger.sample].token_ids),
+    }
 
 
 def weights(good: int, bad: int) -> tuple[float, float]:
@@ -82,28 +98,29 @@ def weights(good: int, bad: int) -> tuple[float, float]:
 def make_kto_trainer(round_: Round) -> LoggedKTOTrainer:
     """The trainer of one round. Raises NothingToLearn where all answers are good, or all bad."""
     settings = round_.settings
-    rows = rows_of(round_.samples, settings.sft_threshold, settings.seed)
-    good = sum(row["label"] for row in rows)
-    bad = len(rows) - good
+    samples = round_.samples
+    answers = answers_of(samples, settings.sft_threshold, settings.seed)
+    good = sum(answer.is_good for answer in answers)
+    bad = len(answers) - good
     if not good or not bad:
         raise NothingToLearn("KTO needs rewards above trainer.sft_threshold and below it")
     # Twice the rows go through the model, and any prompt may meet the longest answer.
-    longest = max(len(row["prompt_ids"]) for row in rows)
-    longest += max(len(row["completion_ids"]) for row in rows)
+    longest = max(answer.prompt for answer in answers)
+    longest += max(answer.completion for answer in answers)
     shape = shape_for(
-        len(rows),
+        len(answers),
         batch_size=settings.batch_size,
         longest=2 * longest,
         processes=ranks.count(),
     )
     micro = max(LEAST_PASS, shape.micro)
-    rows = with_foreign_answers(rows, micro)
+    strangers = foreign(len(answers), micro)
     desirable, undesirable = weights(good, bad)
     config = KTOConfig(
         **shared_arguments(settings, round_.output),
         per_device_train_batch_size=micro,
         gradient_accumulation_steps=max(1, shape.width // (micro * shape.processes)),
-        save_steps=checkpoint_steps(len(rows), shape, settings.epochs),
+        save_steps=checkpoint_steps(len(strangers), shape, settings.epochs),
         beta=settings.preference_beta,
         desirable_weight=desirable,
         undesirable_weight=undesirable,
@@ -113,10 +130,13 @@ def make_kto_trainer(round_: Round) -> LoggedKTOTrainer:
     trainer = LoggedKTOTrainer(
         model=round_.model,
         args=config,
-        train_dataset=Dataset.from_list(rows),
+        train_dataset=PLACEHOLDER,
         processing_class=round_.tokenizer,
         callbacks=list(round_.callbacks),
         optimizers=(round_.optimizer, constant_schedule(round_.optimizer)),
+    )
+    trainer.train_dataset = ReadRows(
+        len(strangers), lambda at: row_of(answers[at], answers[strangers[at]], samples)
     )
     anchor_to_base(trainer)
     return trainer

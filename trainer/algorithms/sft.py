@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
 from trainer import ranks
 from trainer.algorithms.grpo import shared_arguments
 from trainer.algorithms.protocol import NothingToLearn
+from trainer.algorithms.reading import PLACEHOLDER, ReadRows
 from trainer.batch.merging import Row, merge, tokens_of
 from trainer.batch.order import RowOrder, checkpoint_steps, shape_for
 from trainer.batch.samples import Sample
@@ -31,6 +31,9 @@ class LoggedSFTTrainer(SFTTrainer):  # type: ignore[misc]
     """Every row once an epoch, in the order of `order`."""
 
     order: RowOrder
+
+    def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
+        return dataset
 
     def _get_train_sampler(self, dataset: Any = None) -> RowOrder:
         return self.order
@@ -76,10 +79,13 @@ def make_sft_trainer(
     trainer = LoggedSFTTrainer(
         model=model,
         args=config,
-        train_dataset=Dataset.from_list([*(row_of(row, samples) for row in rows), BLANK]),
+        train_dataset=PLACEHOLDER,
         processing_class=tokenizer,
         callbacks=callbacks,
         optimizers=(optimizer, constant_schedule(optimizer)),
+    )
+    trainer.train_dataset = ReadRows(
+        len(rows) + 1, lambda at: row_of(rows[at], samples) if at < len(rows) else BLANK
     )
     trainer.order = RowOrder(len(rows), shape, chunk=shape.micro, seed=settings.seed)
     return trainer

@@ -22,7 +22,7 @@ with warnings.catch_warnings():
 
     from tests.trainer.rounds import a_plan, a_run, mean_logprob, said_by
     from tests.trainer.tiny_model import save_base
-    from trainer.algorithms.dpo import make_dpo_trainer, rows_of
+    from trainer.algorithms.dpo import make_dpo_trainer, pairs_of, row_of
     from trainer.algorithms.rendering import Rendering
     from trainer.policy import load_policy, logprobs_of, make_optimizer
     from trainer.round import train
@@ -77,6 +77,11 @@ def corrected(answer: Any = "8 9", **changes: Any) -> Sample:
         token_ids=(6, 1),
         correction=Correction.model_validate(asked | changes),
     )
+
+
+def rows_of(samples: list[Sample], rendering: Rendering) -> list[Any]:
+    pairs, _ = pairs_of(samples, rendering)
+    return [row_of(pair, samples, rendering) for pair in pairs]
 
 
 def test_trl_still_has_the_method_that_is_overridden() -> None:

@@ -21,7 +21,7 @@ with warnings.catch_warnings():
 
     from tests.trainer.rounds import a_plan, a_run, mean_logprob, said_by
     from tests.trainer.tiny_model import save_base
-    from trainer.algorithms.kto import make_kto_trainer, rows_of, weights, with_foreign_answers
+    from trainer.algorithms.kto import answers_of, foreign, make_kto_trainer, row_of, weights
     from trainer.policy import load_policy, logprobs_of, make_optimizer
     from trainer.round import train
 
@@ -49,18 +49,23 @@ def test_trl_still_has_the_method_that_is_overridden() -> None:
 
 def test_rows_are_the_logged_ids_and_a_reward_on_the_threshold_says_nothing() -> None:
     rewards = (0.5, 0.2, -1.0)
-    rows = rows_of([a_sample(f"t{r}", r, token_ids=(7, 1)) for r in rewards], 0.2, seed=0)
-    assert sorted(row["label"] for row in rows) == [False, True]
-    assert all((row["prompt_ids"], row["completion_ids"]) == ([1, 2], [7, 1]) for row in rows)
+    samples = [a_sample(f"t{r}", r, token_ids=(7 + n, 1)) for n, r in enumerate(rewards)]
+    good, bad = sorted(answers_of(samples, 0.2, seed=0), key=lambda answer: answer.sample)
+    assert (good.sample, good.is_good, bad.sample, bad.is_good) == (0, True, 2, False)
+    assert row_of(good, bad, samples) == {
+        "prompt_ids": [1, 2],
+        "completion_ids": [7, 1],
+        "label": True,
+        "KL_completion_ids": [9, 1],
+    }
     many = [a_sample(f"t{n}", 1.0, token_ids=(n,)) for n in range(9)]
-    assert rows_of(many, 0.0, seed=1) == rows_of(many, 0.0, seed=1) != rows_of(many, 0.0, seed=2)
+    one, same, other = (answers_of(many, 0.0, seed=seed) for seed in (1, 1, 2))
+    assert one == same != other
 
 
 def test_each_row_meets_an_answer_of_its_own_pass() -> None:
-    rows = [{"prompt_ids": [n], "completion_ids": [10 + n]} for n in range(7)]
-    found = with_foreign_answers(rows, 3)
-    assert [row["KL_completion_ids"] for row in found] == [[12], [10], [11], [15], [13], [14], [15]]
-    assert [row["prompt_ids"] for row in found] == [[n] for n in range(7)], "none is left out"
+    assert foreign(7, 3) == [2, 0, 1, 5, 3, 4, 5], "none is left out, and none meets itself"
+    assert foreign(5, 3) == [2, 0, 1, 4, 3]
 
 
 def test_the_rarer_kind_weighs_more_but_not_without_end() -> None:
