@@ -68,8 +68,11 @@ def advantages_of(
 def tracker_after(
     samples: Sequence[Sample], settings: TrainerSettings, *, tracker: Tracker, version: int
 ) -> Tracker:
-    """What is remembered once a round from `version` has learned from these samples."""
-    samples = _as_known(samples, settings)
+    """What is remembered once a round from `version` has learned from these samples.
+
+    What is replayed is remembered already, by the round that first used it.
+    """
+    samples = [sample for sample in _as_known(samples, settings) if not sample.is_replayed]
     known = verdicts(samples)
     keys = {sample.part: key_of(sample) for sample in samples}
     rewards = {part: verdict.reward for part, verdict in known.items() if verdict.is_labelled}

@@ -61,6 +61,13 @@ def test_what_is_old_is_forgotten() -> None:
     assert len(updated(tracker, {"t": 1.0}, other, 20, most_weight=16, half_life=4.0).values) == 1
 
 
+def test_what_an_earlier_round_used_is_not_counted_again() -> None:
+    settings = TrainerSettings(baseline="tracker")
+    rows = [a_sample("new", -1.0), a_sample("old", 1.0, is_replayed=True)]
+    found = tracker_after(rows, settings, tracker=after(Tracker(), [1.0], 0), version=0)
+    assert prior(found, 0) == Prior(0.0, 2.0)
+
+
 def test_a_round_reads_what_the_round_before_left() -> None:
     settings = TrainerSettings(baseline="tracker")
     tracker = Tracker.from_json(
