@@ -18,6 +18,7 @@ WORKER = Path(__file__).with_name("worker.py")
 LINE_BYTES = 2**24
 SESSION_SECONDS = 180.0
 START_SECONDS = 180.0
+STOP_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,15 +91,21 @@ class AgentProcess:
         assert self._log is not None
         with suppress(ProcessLookupError):
             self._process.terminate()
-        await self._process.wait()
+        try:
+            await asyncio.wait_for(self._process.wait(), STOP_SECONDS)
+        except TimeoutError:  # it, or something that its framework started, holds on
+            self._process.kill()
+            await self._process.wait()
         if self._reader is not None:
             await self._reader
         self._log.close()
 
     async def ask(self, question: str, *, base_url: str, model: str) -> Reply:
-        """One session, from the question to the last words."""
+        """One session, from the question to the last words. Raises RuntimeError after its end."""
         assert self._process is not None
         assert self._process.stdin is not None
+        if self._reader is None or self._reader.done():
+            raise RuntimeError(f"the agent's process has ended: see {self._log_path}")
         self._asked += 1
         name = str(self._asked)
         asked = {"id": name, "question": question, "base_url": base_url, "model": model}
@@ -114,12 +121,14 @@ class AgentProcess:
     async def _read(self) -> None:
         assert self._process is not None
         assert self._process.stdout is not None
-        while line := await self._process.stdout.readline():
-            told = json.loads(line)
-            reply = Reply(told.get("answer"), told.get("error", ""), bool(told.get("is_transport")))
-            future = self._waiting.get(told["id"])
-            if future is not None and not future.done():
-                future.set_result(reply)
-        for future in self._waiting.values():  # it ended: nobody is left waiting
-            if not future.done():
-                future.set_result(Reply(None, "the agent's process ended", is_transport=True))
+        try:
+            while line := await self._process.stdout.readline():
+                told = json.loads(line)
+                error, is_transport = told.get("error", ""), bool(told.get("is_transport"))
+                future = self._waiting.get(told["id"])
+                if future is not None and not future.done():
+                    future.set_result(Reply(told.get("answer"), error, is_transport))
+        finally:
+            for future in self._waiting.values():  # it ended: nobody is left waiting
+                if not future.done():
+                    future.set_result(Reply(None, "the agent's process ended", is_transport=True))

@@ -44,6 +44,7 @@ def run(
     seed: int,
     *,
     variant: str,
+    is_shuffled: bool,
     rounds: int,
     sessions: int,
     held_out: int,
@@ -62,9 +63,7 @@ def run(
     model = raise_model(world, seed, models)
     result.upbringing_seconds = round(time.monotonic() - started, 1)
     started = time.monotonic()
-    base = sections(
-        world.name, directory, model, seed=seed, is_shuffled=variant.startswith("shuffled")
-    )
+    base = sections(world.name, directory, model, seed=seed, is_shuffled=is_shuffled)
     wanted = override(override(base, world.settings), parse_overrides(overrides))
     settings = load(wanted, directory / "ratchet.toml")
     loop = Loop(settings, file_sink(directory / "loop.log"), with_trainer=False)

@@ -8,6 +8,7 @@ from pathlib import Path
 from statistics import mean
 
 MEASUREMENTS = Path(__file__).resolve().parents[2] / "docs" / "measurements" / "examples"
+AS_GIVEN, SHUFFLED = "as given", "shuffled"
 COLUMNS = (
     "example", "agent in", "variant", "seeds", "sessions", "thumbs", "held out before", "after",
     "gain, lowest to highest", "failed sessions", "minutes a run",
@@ -91,12 +92,12 @@ def read(path: Path) -> Result:
 def read_all(out: Path) -> list[Result]:
     """Every result there is: by world, what was given first, by seed."""
     found = [read(path) for path in sorted(out.glob("*.json"))]
-    first = {"as given": 0, "shuffled": 1}
+    first = {AS_GIVEN: 0, SHUFFLED: 1}
     return sorted(found, key=lambda r: (r.world, first.get(r.variant, 2), r.variant, r.seed))
 
 
 def table(results: list[Result]) -> str:
-    """Markdown: a row for each world and variant, means over its seeds."""
+    """Markdown: a row for each world and variant, means over its seeds; then who fell short."""
     lines = ["| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
     for world, variant in dict.fromkeys((r.world, r.variant) for r in results):
         own = [r for r in results if (r.world, r.variant) == (world, variant)]
@@ -115,4 +116,10 @@ def table(results: list[Result]) -> str:
             f"{mean(r.seconds for r in own) / 60:.1f}",
         )
         lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    short = [
+        f"{r.world} {r.variant}, seed {r.seed}, reached only version {r.versions[-1].version}:"
+        f" {r.lacking}."
+        for r in results
+        if r.lacking
+    ]
+    return "\n".join([*lines, *[line for said in short for line in ("", said)]])

@@ -72,8 +72,27 @@ async def test_a_failed_request_is_told_from_an_agent_that_gave_up(
 async def test_an_agent_that_dies_leaves_nobody_waiting(script: Path, tmp_path: Path) -> None:
     async with process(script, tmp_path) as agent:
         reply = await asyncio.wait_for(agent.ask("die", base_url="u", model="m"), 10)
-    assert reply.is_transport
-    assert "ended" in reply.error
+        assert reply.is_transport
+        assert "ended" in reply.error
+        with pytest.raises(RuntimeError, match=r"agent\.log"):  # nor does the next one wait
+            await asyncio.wait_for(agent.ask("a", base_url="u", model="m"), 10)
+
+
+@pytest.fixture
+def deaf_script(script: Path) -> Path:
+    """An agent that does not heed SIGTERM."""
+    ignoring = "import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+    script.write_text(ignoring + SCRIPT, encoding="utf-8")
+    return script
+
+
+async def test_an_agent_that_does_not_end_when_told_to_is_killed(
+    deaf_script: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("examples.arena.agents.STOP_SECONDS", 0.2)
+    async with asyncio.timeout(20):
+        async with process(deaf_script, tmp_path) as agent:
+            assert (await agent.ask("a", base_url="u", model="m")).text == "a u m"
 
 
 async def test_an_agent_that_cannot_start_is_named_with_its_log(tmp_path: Path) -> None:

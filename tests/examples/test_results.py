@@ -40,6 +40,18 @@ def test_the_table_has_a_row_for_each_variant_with_what_was_given_first(tmp_path
     assert "-2 points" in rows[1]
 
 
+def test_a_run_that_stopped_short_is_named_below_the_table() -> None:
+    short = result(2, "as given", 0.4, 0.6)
+    short.lacking = "a round had too little to learn from"
+    lines = table([result(1, "as given", 0.4, 0.8), short]).splitlines()
+    assert lines[3:] == [
+        "",
+        "calculator as given, seed 2, reached only version 1:"
+        " a round had too little to learn from.",
+    ]
+    assert len(table([result(1, "as given", 0.4, 0.8)]).splitlines()) == 3
+
+
 def test_a_picture_shows_each_version_after_its_sessions(tmp_path: Path) -> None:
     assert lines_of(result(1, "as given", 0.4, 0.6, 0.8)) == ([0, 300, 600], [0.4, 0.6, 0.8])
     pytest.importorskip("matplotlib")
