@@ -128,12 +128,15 @@ def rollback(
         int | None, typer.Option(help="The version to go back to (default: the one before).")
     ] = None,
     policy: Annotated[
-        str | None, typer.Option(help="Of this policy (default: the one that `policy` names).")
+        str | None, typer.Option(help="Of this policy; must be said where there are several.")
     ] = None,
     data_dir: DataDir = None,
 ) -> None:
     """Let an earlier policy version serve again. New trajectories go there at once."""
     settings = _settings(data_dir)
+    if policy is None and len(settings.policy_names) > 1:
+        names = ", ".join(settings.policy_names)
+        raise RatchetError(f"of which policy? There are several: say --policy with one of {names}")
     settings = settings.for_policy(policy or settings.policy)
     with open_redis(settings) as redis:
         registry = _registry(redis, settings)

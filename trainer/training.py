@@ -79,7 +79,7 @@ def command_for(settings: TrainerSettings) -> tuple[str, ...]:
     """What starts a round: itself, or the launcher of several. Raises SettingsError."""
     if settings.launch is None:
         return COMMAND
-    find_launch(settings.launch)
+    find_launch(settings.launch).check_start()
     arguments = (f"--argument={argument}" for argument in settings.launch_arguments)
     return (*LAUNCHER, "--config", settings.launch, *arguments)
 

@@ -97,6 +97,8 @@ def test_of_several_policies_the_commands_take_a_name(
     result = runner.invoke(cli.app, ["rollback", "--policy", "planner"])
     assert "planner@1 -> planner@0" in result.output
     assert registry.snapshot().current == 0
+    asked = runner.invoke(cli.app, ["rollback"])
+    assert "say --policy with one of policy, planner" in str(asked.exception)
     unknown = runner.invoke(cli.app, ["rollback", "--policy", "writer"])
     assert "there are: policy, planner" in str(unknown.exception)
 

@@ -14,7 +14,7 @@ import yaml
 
 from trajectories.errors import SettingsError
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).resolve().parent
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +33,15 @@ class Launch:
     def on_machine(self, number: int) -> "Launch":
         """The same, on the machine with this number, from 0."""
         return replace(self, machine=number)
+
+    def check_start(self) -> None:
+        """Refuse a pattern: nobody has the address in it. Raises SettingsError."""
+        if self.machines > 1 and self.file.parent == HERE:
+            raise SettingsError(
+                f"trainer.launch: {self.file.name} is a pattern, and {self.address} stands for your"
+                f" first machine: copy {self.file}, write your own numbers and address into the"
+                " copy, and name that file"
+            )
 
     def command(self, module: str, *, gpus: int) -> list[str]:
         """The arguments of `accelerate launch`; `gpus` is how many this machine shows."""

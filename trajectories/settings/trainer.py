@@ -184,7 +184,8 @@ class TrainerSettings(Section):
         " path of a configuration of `accelerate launch`. Unset: one process",
     )
     launch_arguments: tuple[str, ...] = Field(
-        (), description="More arguments of `accelerate launch`, one an item"
+        (),
+        description="More arguments of `accelerate launch`, one an item (of torchrun, with `cpu`)",
     )
     report_to: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = Field(
         (), description="Who is told of each step, by TRL's own reporting: docs/scale.md"

@@ -63,6 +63,15 @@ def test_without_a_launch_a_round_is_one_process() -> None:
     assert launched[-4:] == ("--config", "ddp", "--argument=--num_processes", "--argument=2")
 
 
+def test_the_pattern_for_several_machines_is_to_be_copied_first(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"10\.0\.0\.1 .* copy .*nodes\.yaml"):
+        command_for(TrainerSettings(launch="nodes"))
+    copy = tmp_path / "nodes.yaml"
+    copy.write_text((HERE / "nodes.yaml").read_text())
+    assert str(copy) in command_for(TrainerSettings(launch=str(copy)))
+    assert "ddp" in command_for(TrainerSettings(launch="ddp"))
+
+
 @pytest.mark.parametrize(
     ("name", "said"),
     [
