@@ -81,7 +81,7 @@ def main() -> int:
                     neighbours=[name for name in everybody if name != own.policy],
                 )
             )
-        watch(settings, names[0])
+        watch(settings, names)
         if arguments.once:
             with loops[0] as loop:
                 return run_once(loop, stop, force=arguments.force, agent=arguments.agent)
@@ -110,23 +110,20 @@ def left_over(names: Sequence[str], without: Sequence[str]) -> tuple[str, ...]:
     return left
 
 
-def watch(settings: "Settings", policy: str) -> None:
-    """Serve /metrics of all policies, where `policy` has a port. Raises SettingsError if taken."""
+def watch(settings: "Settings", policies: Sequence[str]) -> None:
+    """Serve /metrics of `policies`, where a port is set. Raises SettingsError if it is taken."""
     from trainer.metrics import Rounds, Versions, serve_metrics
     from trajectories.connection import connect
     from trajectories.errors import SettingsError
     from trajectories.registry import Registry
 
-    own = settings.for_policy(policy).trainer
-    host, port = own.metrics_host, own.metrics_port
+    host, port = settings.trainer.metrics_host, settings.trainer.metrics_port
     if not port:
         return
     redis = connect(settings.redis)
-    registries = [
-        Registry(redis, name, settings.upstream.base_model) for name in settings.policy_names
-    ]
+    registries = [Registry(redis, name, settings.upstream.base_model) for name in policies]
     try:
-        serve_metrics(host, port, [Rounds(settings.runs_dir), Versions(registries)])
+        serve_metrics(host, port, [Rounds(settings.runs_dir, policies), Versions(registries)])
     except OSError as error:
         raise SettingsError(
             f"trainer.metrics_port: {host}:{port} cannot be had: {error}"

@@ -8,8 +8,9 @@ not slowed by being watched.
 
 import logging
 import re
+import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, start_http_server
@@ -40,16 +41,23 @@ ROLLED_BACK = re.compile(r"rolled back from (?:version )?(\d+)")
 
 
 class Rounds(Collector):
-    """Ended rounds, from their directories."""
+    """Ended rounds of some policies, from their directories.
 
-    def __init__(self, runs_dir: Path) -> None:
+    Of those that this process trains: another trainer shows its own, from the same place.
+    """
+
+    def __init__(self, runs_dir: Path, policies: Collection[str]) -> None:
         self._runs_dir = runs_dir
+        self._policies = frozenset(policies)
+        self._others: set[str] = set()  # run ids of other policies
+        self._lock = threading.Lock()  # each scrape has a thread of its own
         self._ended: dict[str, Run] = {}  # by run id
         self._plans: dict[str, Plan | None] = {}
 
     def collect(self) -> Iterator[Metric]:
-        self._look()
-        runs = sorted(self._ended.values(), key=lambda run: run.updated_at)
+        with self._lock:
+            self._look()
+            runs = sorted(self._ended.values(), key=lambda run: run.updated_at)
         yield self._outcomes(runs)
         yield self._phases(runs)
         yield self._attempts(runs)
@@ -60,10 +68,13 @@ class Rounds(Collector):
         """Read what has ended since the last look."""
         for path in self._runs_dir.glob(f"*/{RUN}"):
             directory = RunDirectory(path.parent)
-            if path.parent.name in self._ended:
+            if path.parent.name in self._ended or path.parent.name in self._others:
                 continue
             try:
                 run = directory.read()
+                if run.policy not in self._policies:
+                    self._others.add(path.parent.name)
+                    continue
                 if not run.is_finished:
                     continue
                 plan = directory.plan()

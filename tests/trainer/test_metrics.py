@@ -1,7 +1,9 @@
 """What the trainer's /metrics show is on disk and in the registry, and nowhere else."""
 
+import time
 import urllib.request
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -59,7 +61,7 @@ def shown(*collectors: Rounds | Versions) -> set[str]:
 
 
 def test_ended_rounds_are_counted_and_a_running_one_is_not(tmp_path: Path) -> None:
-    rounds = Rounds(tmp_path)
+    rounds = Rounds(tmp_path, ["policy"])
     end_run(tmp_path, "run_1", Phase.PROMOTED)
     end_run(tmp_path, "run_2", Phase.TRAINED)
     assert 'ratchet_trainer_rounds_total{outcome="promoted",policy="policy"} 1.0' in shown(rounds)
@@ -79,7 +81,7 @@ def test_ended_rounds_are_counted_and_a_running_one_is_not(tmp_path: Path) -> No
 def test_the_speed_of_a_round_is_shown_where_it_is_known(tmp_path: Path) -> None:
     measured = {"tokens": 300.0, "step_seconds": 2.0}
     end_run(tmp_path, "run_1", Phase.PROMOTED, attempts=2, metrics=measured)
-    rounds = Rounds(tmp_path)
+    rounds = Rounds(tmp_path, ["policy"])
     assert not any("tokens_per_second" in line for line in shown(rounds))
     end_run(tmp_path, "run_2", Phase.PROMOTED, attempts=1, metrics=measured)
     assert 'ratchet_trainer_last_tokens_per_second{policy="policy"} 300.0' in shown(rounds)
@@ -90,7 +92,7 @@ def test_a_directory_that_cannot_be_read_hides_no_other(tmp_path: Path) -> None:
     (tmp_path / "run_2").mkdir()
     (tmp_path / "run_2" / "run.json").write_text("{")
     assert 'ratchet_trainer_rounds_total{outcome="failed",policy="policy"} 1.0' in shown(
-        Rounds(tmp_path)
+        Rounds(tmp_path, ["policy"])
     )
 
 
@@ -114,30 +116,56 @@ def test_versions_are_counted_by_state_and_a_rollback_shows(
     } <= shown(Versions([registry]))
 
 
-@pytest.mark.parametrize("name", ["policy", "planner"])
-def test_every_policy_is_watched_on_the_port_of_the_one_that_is_trained(
-    name: str, settings: Settings, redis: Redis, monkeypatch: pytest.MonkeyPatch
+def test_each_trainer_shows_the_policies_that_it_trains(
+    settings: Settings, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    served: list[tuple[int, set[str]]] = []
+    served: list[set[str]] = []
 
     def note(host: str, port: int, collectors: Sequence[Rounds | Versions]) -> None:
-        served.append((port, shown(*collectors)))
+        assert port == 9001
+        served.append(shown(*collectors))
 
     monkeypatch.setattr("trainer.metrics.serve_metrics", note)
-    own = {"planner": PolicySettings(agents=("planner",), trainer={"metrics_port": 9002})}
+    own = {"planner": PolicySettings(agents=("planner",))}
     trainer = settings.trainer.model_copy(update={"metrics_port": 9001})
-    watch(settings.model_copy(update={"policies": own, "trainer": trainer}), name)
-    ((port, lines),) = served
-    assert port == (9001 if name == "policy" else 9002)
-    for policy in ("policy", "planner"):
-        assert f'ratchet_trainer_current_version{{policy="{policy}"}} 0.0' in lines
+    both = settings.model_copy(update={"policies": own, "trainer": trainer})
+    for name in both.policy_names:
+        end_run(settings.runs_dir, f"run_{name}", Phase.PROMOTED, policy=name)
+    watch(both, both.policy_names)
+    watch(both, ["planner"])
+    for name in both.policy_names:
+        lines = (
+            f'ratchet_trainer_current_version{{policy="{name}"}} 0.0',
+            f'ratchet_trainer_rounds_total{{outcome="promoted",policy="{name}"}} 1.0',
+        )
+        for line in lines:
+            assert [line in seen for seen in served] == [True, name == "planner"]
+
+
+def test_two_scrapes_at_once_read_each_round_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    end_run(tmp_path, "run_1", Phase.PROMOTED)
+    read, reads = RunDirectory.read, []
+
+    def slow(directory: RunDirectory) -> Run:
+        reads.append(directory.path.name)
+        time.sleep(0.1)
+        return read(directory)
+
+    monkeypatch.setattr(RunDirectory, "read", slow)
+    rounds = Rounds(tmp_path, ["policy"])
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: len(list(rounds.collect())), range(4)))
+    assert len(set(found)) == 1
+    assert reads == ["run_1"]
 
 
 def test_the_port_answers(tmp_path: Path, settings: Settings) -> None:
     from prometheus_client import start_http_server
 
     registry = CollectorRegistry()
-    registry.register(Rounds(tmp_path))
+    registry.register(Rounds(tmp_path, ["policy"]))
     server, thread = start_http_server(0, "127.0.0.1", registry)
     try:
         url = f"http://127.0.0.1:{server.server_port}/metrics"

@@ -67,6 +67,10 @@ def test_adapter_slots_grow_with_the_policies_and_are_kept_by_each() -> None:
             "policies.a.trainer.dtype: all policies share one base model",
         ),
         (
+            {"policies": {"a": {"aliases": ["m"], "trainer": {"metrics_port": 9002}}}},
+            "policies.a.trainer.metrics_port: all policies share one port in a trainer",
+        ),
+        (
             {"policies": {"a": {"aliases": ["m"], "trainer": {"rank": 32}}}, "serve": True},
             "policies.a.trainer.rank is 32 but engine.max_lora_rank is 16",
         ),

@@ -8,8 +8,13 @@ from trajectories.settings.section import Section
 from trajectories.settings.trainer import TrainerSettings
 
 Tenant = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
-# One base model is behind all of them, in one engine.
-SHARED = frozenset({"base_model_path", "dtype"})
+# Key of [trainer] -> what all policies share, for which it is.
+SHARED = {
+    "base_model_path": "base model",
+    "dtype": "base model",
+    "metrics_host": "port in a trainer",
+    "metrics_port": "port in a trainer",
+}
 
 
 class PolicySettings(Section):
@@ -26,16 +31,16 @@ class PolicySettings(Section):
     )
     trainer: dict[str, Any] = Field(
         {},
-        description="Keys of [trainer] that differ for it; all but base_model_path and dtype",
+        description="Keys of [trainer] that differ for it; not base_model_path, dtype, metrics_*",
     )
 
 
 def trainer_for(name: str, shared: TrainerSettings, own: PolicySettings) -> TrainerSettings:
     """`[trainer]` with what is different for a policy. Raises ValueError, naming the key."""
     where = f"policies.{name}.trainer"
-    if fixed := sorted(SHARED & own.trainer.keys()):
+    if fixed := sorted(SHARED.keys() & own.trainer.keys()):
         raise ValueError(
-            f"{where}.{fixed[0]}: all policies share one base model: set it in [trainer]"
+            f"{where}.{fixed[0]}: all policies share one {SHARED[fixed[0]]}: set it in [trainer]"
         )
     try:
         return TrainerSettings.model_validate({**shared.model_dump(), **own.trainer})
