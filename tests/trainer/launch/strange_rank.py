@@ -4,6 +4,8 @@ import argparse
 import os
 from pathlib import Path
 
+from accelerate import PartialState
+
 from trainer import ranks
 
 if __name__ == "__main__":
@@ -16,3 +18,5 @@ if __name__ == "__main__":
         ranks.join("cpu", f"start 1 of run_{rank}")
     except ranks.Strangers as error:
         (arguments.run / f"rank{rank}").write_text(str(error))
+    ranks.wait()
+    PartialState().destroy_process_group()  # else gloo's threads may abort it on its way out
