@@ -5,7 +5,7 @@ status is theirs. It is a process of its own between the loop and the ranks, so
 that each rank has a parent to die with.
 
 On every further machine: `python -m trainer.launch --follow NUMBER`, which
-starts that machine's share of each round (follow.py), as the round's own plan has it launched.
+starts that machine's share of each round (follower.py), as the round's own plan has it launched.
 """
 
 import argparse
@@ -68,7 +68,7 @@ def start_on_cpu(launch: Launch, ranks: list[str]) -> None:
 
 def follow_by_settings(number: int, module: str, policies: Sequence[str]) -> int:
     """Follow the trainer on the first machine until a signal. 2: the settings are wrong."""
-    from trainer.launch.follow import check_number, follow
+    from trainer.launch.follower import check_number, follow
     from trajectories.errors import SettingsError
     from trajectories.settings import load_settings
     from trajectories.signals import stop_on_signals

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from trainer.launch.follow import check_number, due, is_for, take_part
+from trainer.launch.follower import check_number, due, is_for, take_part
 from trainer.runs import PLAN, RESULT, Phase, Plan, Run, RunDirectory
 from trajectories.errors import SettingsError
 from trajectories.settings import TrainerSettings
@@ -114,8 +114,8 @@ def test_a_share_ends_with_the_start_that_it_belongs_to(
     end: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first machine is gone: nobody would ever come to the meeting point."""
-    monkeypatch.setattr("trainer.launch.follow.LOOK_SECONDS", 0.05)
-    monkeypatch.setattr("trainer.launch.follow.GRACE_SECONDS", 0.1)
+    monkeypatch.setattr("trainer.launch.follower.LOOK_SECONDS", 0.05)
+    monkeypatch.setattr("trainer.launch.follower.GRACE_SECONDS", 0.1)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     directory = a_run(tmp_path, "run_1", launch=str(two_machines(tmp_path)))
     directory.write(directory.read(), **end)
