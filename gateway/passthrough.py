@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 _PLAIN = re.compile(r"(?:/[A-Za-z0-9._~:@!$&'()*+,;=-]+)+/?")
 _ADMIN = re.compile(r"lora_adapter|collective_rpc|invocations|update_weights", re.IGNORECASE)
 _GENERATES = re.compile(
-    r"/v1/(?:(?:chat/completions|completions|responses|messages)/.*"
+    r"/v1/(?:(?:chat/completions|completions|responses|messages)/(?!input_tokens/?$).*"
     r"|audio/(?:transcriptions|translations)/?|systemone/?)"
 )
 _METHODS = {

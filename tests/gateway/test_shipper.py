@@ -283,18 +283,22 @@ async def test_large_records_are_shipped_one_batch_behind_the_other(tmp_path: Pa
     spool.close()
 
 
-async def test_a_burst_is_shipped_from_memory_before_it_falls_out_of_it(tmp_path: Path) -> None:
+async def test_a_burst_is_shipped_from_memory_before_it_falls_out_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     redis, shipping = pair()
     spool = open_spool(tmp_path, budget=1 << 26, segment=1 << 25)
     shipper = Shipper(shipping, spool, Metrics())
     recorder = Recorder(spool, Metrics(), is_required=False, hurry=shipper.hurry)
     shipper.start()
     await until(lambda: shipper._lane.is_drained)
+    for wait in ("LOOK_SECONDS", "CHECK_SECONDS"):  # so that only being hurried makes it look
+        monkeypatch.setattr(f"gateway.spool.shipper.{wait}", 60.0)
+    await asyncio.sleep(1.2)  # the wait that had begun
     payload = b"t" + b"x" * 100_000
     for number in range(25):
         recorder.record(f"tr_{number}", lambda: payload)
-    await asyncio.sleep(0.1)
-    assert redis.xlen(keys.traffic(spool.producer)) == 25, "it did not wait for its next look"
+    await until(lambda: redis.xlen(keys.traffic(spool.producer)) == 25)
     await shipper.stop()
     spool.close()
 
