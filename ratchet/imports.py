@@ -13,8 +13,8 @@ from typing import Any
 import orjson
 from pydantic import ValidationError
 
-from trajectories.errors import RatchetError
 from trajectories.ids import derived_id
+from trajectories.lines import LineError, row_of
 from trajectories.model import Choice, Feedback, FeedbackSource, Outcome, Transition
 from trajectories.privacy.redacting import redacted
 from trajectories.privacy.secrets import Redactor
@@ -24,10 +24,6 @@ Row = dict[str, Any]
 GATEWAY = "import"  # what stands where a recorded call names its gateway
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 MAX_LINE_BYTES = 64 << 20
-
-
-class LineError(RatchetError):
-    """A line that is no record: says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,14 +47,7 @@ class Imported:
 
 def parse(line: bytes, defaults: Defaults) -> Imported:
     """The records of one line. Raises LineError."""
-    if len(line) > MAX_LINE_BYTES:
-        raise LineError(f"longer than {MAX_LINE_BYTES >> 20} MB")
-    try:
-        row = orjson.loads(line)
-    except orjson.JSONDecodeError as error:
-        raise LineError(f"not JSON: {error}") from error
-    if not isinstance(row, dict):
-        raise LineError("not a JSON object")
+    row = row_of(line, most_bytes=MAX_LINE_BYTES)
     try:
         if isinstance(row.get("transitions"), list):
             return _trajectory(row, defaults)

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from ratchet.export import Format, export_rows
-from ratchet.imports import Defaults, Imported, LineError, cleaned, lines, parse
+from ratchet.imports import Defaults, Imported, cleaned, lines, parse
 from ratchet.processes import run_in_foreground
 from ratchet.redis_server import environment_of, open_redis
 from trajectories.access import TenantName
@@ -24,7 +24,7 @@ from trajectories.archive.merged import scan
 from trajectories.archive.scrubbing import open_scrub
 from trajectories.errors import RatchetError
 from trajectories.ids import TRAJECTORY_PATTERN
-from trajectories.lines import STANDARD, reading, writing
+from trajectories.lines import STANDARD, LineError, reading, writing
 from trajectories.privacy.known import open_redactor
 from trajectories.settings import Settings, load_settings
 from trajectories.store import Store, TrajectoryRef

@@ -8,9 +8,29 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import IO, Any
 
+import orjson
 import zstandard
 
+from trajectories.errors import RatchetError
+
 STANDARD = Path("-")
+
+
+class LineError(RatchetError):
+    """A line that is no record: says why, and what it should be."""
+
+
+def row_of(line: bytes, *, most_bytes: int) -> dict[str, Any]:
+    """The object that a line holds. Raises LineError."""
+    if len(line) > most_bytes:
+        raise LineError(f"longer than {most_bytes >> 20} MB")
+    try:
+        row = orjson.loads(line)
+    except orjson.JSONDecodeError as error:
+        raise LineError(f"not JSON: {error}") from error
+    if not isinstance(row, dict):
+        raise LineError("not a JSON object")
+    return row
 
 
 @contextmanager

@@ -11,9 +11,10 @@ from typer.testing import CliRunner
 
 from ratchet import cli
 from ratchet.export import Format, export_rows
-from ratchet.imports import Defaults, LineError, parse
+from ratchet.imports import Defaults, parse
 from tests.trajectories.archive.records import archived
 from trajectories.connection import Redis
+from trajectories.lines import LineError
 from trajectories.model import Transition
 from trajectories.settings import RedisSettings
 from trajectories.store import Store, TrajectoryRef

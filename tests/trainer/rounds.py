@@ -16,7 +16,7 @@ from trainer.runs import BATCH, PLAN, Plan, RunDirectory
 from trajectories.settings import TrainerSettings
 
 
-def a_plan(base: Path, algorithm: str, **trainer: Any) -> Plan:
+def a_plan(base: Path, algorithm: str = "grpo", **trainer: Any) -> Plan:
     fields: dict[str, Any] = {
         "rank": 4,
         "alpha": 8,

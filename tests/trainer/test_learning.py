@@ -11,10 +11,7 @@ import pytest
 from tests.trainer.records import a_sample
 from trainer.advantages.tracker import recall
 from trainer.batch.samples import Sample
-from trainer.durable import write_atomic
-from trainer.runs import BATCH, PLAN, Plan, RunDirectory
 from trajectories.resources import ProbeSet
-from trajectories.settings import TrainerSettings
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("trl")
@@ -25,6 +22,7 @@ with warnings.catch_warnings():  # TRL warns of each vLLM it was not tested with
     from transformers import AutoModelForCausalLM, TrainerCallback
     from trl import GRPOTrainer
 
+    from tests.trainer.rounds import a_plan, a_run
     from tests.trainer.tiny_model import VOCABULARY, save_base
     from trainer.algorithms.grpo import make_grpo_trainer
     from trainer.algorithms.logged import LoggedGRPOTrainer
@@ -63,37 +61,6 @@ def samples(base: Path) -> list[Sample]:
             )
         )
     return rows
-
-
-def a_plan(base: Path, algorithm: str = "grpo", **trainer: Any) -> Plan:
-    fields: dict[str, Any] = {
-        "rank": 4,
-        "alpha": 8,
-        "batch_size": 8,
-        "learning_rate": 1e-2,  # far beyond any budget within a few steps
-        "kl_budget": 0.0,
-        "threads": 1,
-        "device": "cpu",
-        **trainer,
-    }
-    return Plan(
-        run_id="run_1",
-        policy="policy",
-        algorithm=algorithm,
-        base_path=str(base),
-        parent=0,
-        parent_path=None,
-        optimizer_path=None,
-        trainer=TrainerSettings(**fields),
-        refs=(),
-    )
-
-
-def a_run(path: Path, plan: Plan, samples: list[Sample]) -> RunDirectory:
-    path.mkdir(exist_ok=True)
-    write_atomic(path / PLAN, plan.to_json())
-    write_atomic(path / BATCH, b"".join(sample.to_json() + b"\n" for sample in samples))
-    return RunDirectory(path)
 
 
 def mean_logprob(model: Any, samples: list[Sample]) -> float:

@@ -9,12 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import orjson
 from pydantic import AliasChoices, Field, ValidationError
 
 from trajectories.composition import Composition, compose
-from trajectories.errors import RatchetError
 from trajectories.ids import derived_id
+from trajectories.lines import LineError, row_of
 from trajectories.model import (
     Choice,
     FiniteFloat,
@@ -28,10 +27,6 @@ from trajectories.model import (
 
 MAX_LINE_BYTES = 256 << 20
 FILE = "file"  # who gave a reward that names nobody
-
-
-class LineError(RatchetError):
-    """A line that is no record: says why, and what it should be."""
 
 
 class Given(Record):
@@ -91,14 +86,7 @@ class Piece:
 
 def parse(line: bytes, number: int) -> Piece:
     """What a line says. Raises LineError."""
-    if len(line) > MAX_LINE_BYTES:
-        raise LineError(f"longer than {MAX_LINE_BYTES >> 20} MB")
-    try:
-        row = orjson.loads(line)
-    except orjson.JSONDecodeError as error:
-        raise LineError(f"not JSON: {error}") from error
-    if not isinstance(row, dict):
-        raise LineError("not a JSON object")
+    row = row_of(line, most_bytes=MAX_LINE_BYTES)
     try:
         if isinstance(row.get("transitions"), list):
             return _exported(row)

@@ -17,10 +17,10 @@ from typing import IO
 
 import numpy as np
 
-from trainer.alone.records import LineError, Piece, joined, parse
+from trainer.alone.records import Piece, joined, parse
 from trajectories.composition import Composition
 from trajectories.errors import RatchetError
-from trajectories.lines import STANDARD, reading
+from trajectories.lines import STANDARD, LineError, reading
 from trajectories.model import Trajectory
 
 ERRORS_KEPT = 20

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.trainer.records import a_transition
-from trainer.alone.records import LineError, joined, parse
+from trainer.alone.records import joined, parse
 from trajectories.composition import Composition
+from trajectories.lines import LineError
 from trajectories.model import Trajectory
 
 CALL = {"prompt_token_ids": [1, 2], "token_ids": [3, 4], "logprobs": [-0.5, -0.25]}
