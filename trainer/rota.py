@@ -105,7 +105,7 @@ class Rota:
             except LeaseHeld as held:
                 logger.info("left to another trainer: %s", held)
                 refusal = held
-            except Exception as error:
+            except Exception as error:  # one policy's trouble must not end the rounds of others
                 if is_first:
                     raise
                 if isinstance(error, RedisError):
