@@ -40,6 +40,9 @@ def calls_table(batch: Batch) -> Table:
     table = _table("", "calls", "count", "why, and the setting that decides it")
     table.add_row("samples", f"{len(batch.samples):,}", "")
     table.add_row("their tokens, prompts included", f"{batch.samples.tokens:,}", "")
+    if batch.samples.cut:
+        table.add_row("of these with a part of their context", f"{batch.samples.cut:,}",
+                      "the rest was cut from the left: trainer.cut_context")  # fmt: skip
     saved: Saving = saving(merge(batch.samples))
     table.add_row("tokens when calls that go on are merged", f"{saved.merged:,}",
                   f"{saved.share:.0%} saved")  # fmt: skip

@@ -106,3 +106,16 @@ def test_every_trajectory_is_counted_once(rewards: list[float | None]) -> None:
     batch = sorted_out(*(a_trajectory(f"t{n}", value) for n, value in enumerate(rewards)))
     assert len(batch.refs) + batch.excluded.total() == batch.examined == len(rewards)
     assert shown(batch)
+
+
+def test_it_says_how_many_calls_lost_a_part_of_their_context() -> None:
+    long = a_transition("long", prompt_token_ids=tuple(range(150)))
+    found = [a_trajectory("long", transitions=(long,)), a_trajectory("short")]
+    pairs = [(TrajectoryRef(t.tenant, t.id), t) for t in found]
+    cut = sort_out(pairs, a_selection(needs_ratio=False, cuts_context=True))
+    assert re.search(
+        r"of these with a part of their context +│ +1 │.*trainer.cut_context", shown(cut)
+    )
+    left_out = sort_out(pairs, a_selection(needs_ratio=False))
+    assert re.search(r"left out: too_long +│ +1 │", shown(left_out))
+    assert "part of their context" not in shown(left_out)

@@ -53,7 +53,7 @@ class Sft:
     name: str = "sft"
 
     def asks(self, settings: TrainerSettings) -> Asks:
-        return Asks(above=settings.sft_threshold)
+        return Asks(above=settings.sft_threshold, takes_windows=True)
 
     def make_trainer(self, round_: Round) -> Any:
         from trainer.algorithms.sft import make_sft_trainer
@@ -76,7 +76,7 @@ class Kto:
     name: str = "kto"
 
     def asks(self, settings: TrainerSettings) -> Asks:
-        return Asks(middle=settings.sft_threshold, is_for_one_process=True)
+        return Asks(middle=settings.sft_threshold, takes_windows=True, is_for_one_process=True)
 
     def make_trainer(self, round_: Round) -> Any:
         from trainer.algorithms.kto import make_kto_trainer

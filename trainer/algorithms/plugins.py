@@ -86,6 +86,7 @@ def joint(asked: Sequence[Asks]) -> Asks:
         middle=middles.pop() if len(middles) == 1 else None,
         needs_pairs=all(one.needs_pairs for one in asked),
         with_corrections=any(one.with_corrections for one in asked),
+        takes_windows=any(one.takes_windows for one in asked),
         is_shuffling=all(one.is_shuffling for one in asked),
         is_for_one_process=any(one.is_for_one_process for one in asked),
     )

@@ -32,6 +32,7 @@ class Asks:
     middle: float | None = None  # the reward that parts better from worse; None: the mean
     needs_pairs: bool = False  # only answers that can be told better or worse than another
     with_corrections: bool = False  # and with what they should have been, where somebody wrote it
+    takes_windows: bool = False  # also what lost the left of its context (trainer.cut_context)
     is_shuffling: bool = False  # `trainer.shuffle_rewards` makes a control of it
     is_for_one_process: bool = False  # its steps depend on how its rows are dealt out to several
 

@@ -129,6 +129,8 @@ def taken(samples: Sequence[Sample], asked: Asks, current: int) -> Sequence[Samp
 def _is_asked_for(sample: Sample, asked: Asks, current: int) -> bool:
     if asked.needs_ratio and not sample.has_ratio:
         return False
+    if sample.cut and not asked.takes_windows:
+        return False
     if asked.max_staleness is not None and abs(current - sample.version) > asked.max_staleness:
         return False
     return asked.above is None or sample.reward > asked.above

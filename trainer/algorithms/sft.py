@@ -4,7 +4,7 @@ The first trainer, and the bar that GRPO has to beat. Rows are logged ids, the
 calls of a trajectory that go on from each other in one (batch/merging.py);
 only answer tokens (the end token among them) carry loss. Nothing is rendered,
 tokenised or cut: `max_length` is None, because samples.py already left out
-what is too long.
+or cut what is too long.
 """
 
 from collections.abc import Sequence

@@ -118,6 +118,7 @@ def selection_for(
         middle=asked.middle,
         needs_pairs=asked.needs_pairs,
         with_corrections=asked.with_corrections,
+        cuts_context=asked.takes_windows and settings.trainer.cut_context,
         tenant=settings.policy_tenant,
         is_personal=personal_check(settings),
         agents_off=frozenset(name for name, own in settings.agents.items() if not own.train),

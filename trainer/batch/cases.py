@@ -44,6 +44,7 @@ class Draft:
     agent: str | None
     part: str
     tokens: int  # of prompt and answer
+    is_cut: bool  # the left of its context is not in it
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +144,7 @@ class Drafts:
             agent=row.agent,
             part=row.part,
             tokens=len(row.prompt_token_ids) + len(row.token_ids),
+            is_cut=row.cut > 0,
         )
         self._end += len(line)
         return draft
@@ -187,6 +189,11 @@ class DraftedRows(Sequence[Sample]):
     def tokens(self) -> int:
         """Of prompts and answers, of all rows."""
         return sum(row.draft.tokens for row in self._rows)
+
+    @property
+    def cut(self) -> int:
+        """Rows that have lost the left of their context."""
+        return sum(row.draft.is_cut for row in self._rows)
 
     def parts(self) -> Mapping[str, float]:
         """What each agent's part of a trajectory was worth."""

@@ -13,7 +13,8 @@ of a call beyond the one that was gone on from. Rows are as many as there are
 ends (calls that nothing goes on from), the fewest there can be.
 
 A row is no longer than its last call, which samples.py held against
-`trainer.max_length`: a trajectory that outgrows it ends at a call's boundary.
+`trainer.max_length`: where a trajectory outgrows it, a row ends at a call's
+boundary, and what follows is left out or has a window of its own (windows.py).
 """
 
 from collections.abc import Iterable, Sequence

@@ -32,7 +32,10 @@ REASONS: Mapping[Exclusion, Reason] = {
     Exclusion.NOT_ALIGNED: Reason(
         "no token ids, or not a log probability for each: was it recorded from vLLM?"
     ),
-    Exclusion.TOO_LONG: Reason("prompt and answer are too long", "trainer.max_length"),
+    Exclusion.TOO_LONG: Reason(
+        "prompt and answer are too long (for SFT and KTO, see trainer.cut_context)",
+        "trainer.max_length",
+    ),
     Exclusion.STALE: Reason("sampled by too old a version", "trainer.max_staleness"),
     Exclusion.NO_RATIO: Reason(
         "sampled greedily, by a grammar or cut hard: no ratio (SFT takes it)", "trainer.algorithm"

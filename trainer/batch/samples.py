@@ -16,6 +16,7 @@ from typing import Any
 from pydantic import Field
 
 from trainer.batch.anchors import anchor_of
+from trainer.batch.windows import start_of_window
 from trainer.batch.worth import Worth, agent_of, worth_of
 from trajectories.access import TENANT
 from trajectories.composition import Composition
@@ -100,6 +101,7 @@ class Sample(Record):
     guess: float | None = None  # what judges and programs say of it, without people
     ask: float | None = None  # how likely it was that people would be asked; None: unknown
     is_asked: bool = False  # they were
+    cut: int = 0  # tokens of the prompt's left that are not here (trainer.cut_context)
     is_replayed: bool = False  # an earlier round used it too (trainer.replay_share)
 
     @property
@@ -121,6 +123,7 @@ class Selection:
     middle: float | None = None  # parts better from worse trajectories; None: the mean (GRPO)
     needs_pairs: bool = False  # only answers that stand against another, or were corrected (DPO)
     with_corrections: bool = False  # answers come with what they should have been
+    cuts_context: bool = False  # what is too long loses the left of its prompt, and its ratio
     tenant: str = TENANT  # whose traffic
     is_personal: Callable[[Transition], bool] | None = None  # None: nobody looks
     agents_off: frozenset[str] = frozenset()  # agents that nothing is learned from
@@ -192,7 +195,7 @@ def samples_from(
         if call.reason is None and worth_exclusion(worths[call.agent], selection) is None:
             for choice, reason in zip(transition.choices, call.answers, strict=True):
                 if reason is None:
-                    yield _sample(trajectory, step, choice, worths[call.agent])
+                    yield _sample(trajectory, step, choice, worths[call.agent], selection)
 
 
 def exclusions(
@@ -257,9 +260,16 @@ def choice_exclusion(
         return Exclusion.INCOMPLETE
     if not choice.is_aligned:
         return Exclusion.NOT_ALIGNED
-    if len(transition.prompt_token_ids) + len(choice.token_ids) > selection.max_length:
+    if start_of(transition, choice, selection) is None:
         return Exclusion.TOO_LONG
     return None
+
+
+def start_of(transition: Transition, choice: Choice, selection: Selection) -> int | None:
+    """How many tokens of the prompt are cut away; None where the answer is too long for a row."""
+    prompt, answer = len(transition.prompt_token_ids), len(choice.token_ids)
+    start = start_of_window(prompt, answer, selection.max_length)
+    return start if start == 0 or selection.cuts_context else None
 
 
 def has_ratio(sampling: Sampling) -> bool:
@@ -276,9 +286,12 @@ def has_ratio(sampling: Sampling) -> bool:
     )
 
 
-def _sample(trajectory: Trajectory, step: int, choice: Choice, worth: Worth) -> Sample:
+def _sample(
+    trajectory: Trajectory, step: int, choice: Choice, worth: Worth, selection: Selection
+) -> Sample:
     transition = trajectory.transitions[step]
-    assert transition.policy_version is not None
+    cut = start_of(transition, choice, selection)
+    assert transition.policy_version is not None and cut is not None
     ids = [entry.id for entry in trajectory.transitions]
     return Sample(
         id=f"{transition.id}/{choice.index}",
@@ -287,10 +300,11 @@ def _sample(trajectory: Trajectory, step: int, choice: Choice, worth: Worth) -> 
         agent=agent_of(trajectory, transition),
         task=trajectory.task,
         version=transition.policy_version,
-        prompt_token_ids=transition.prompt_token_ids,
+        prompt_token_ids=transition.prompt_token_ids[cut:],
         token_ids=choice.token_ids,
         logprobs=choice.logprobs,
-        has_ratio=has_ratio(transition.sampling),
+        has_ratio=not cut and has_ratio(transition.sampling),
+        cut=cut,
         step=step,
         calls_to_go=len(trajectory.transitions) - 1 - step,
         anchor=anchor_of(transition),

@@ -166,6 +166,11 @@ class TrainerSettings(Section):
         0.1, gt=0, description="How tightly KTO and DPO hold the policy to the base model"
     )
     max_length: int = Field(4096, ge=16, description="Longest sample, in tokens")
+    cut_context: bool = Field(
+        False,
+        description="A longer call loses the left of its prompt instead of being left out (SFT and"
+        " KTO; docs/learning.md)",
+    )
     dtype: Literal["float32", "bfloat16"] = Field(
         "float32", description="Of the base model's weights; the same as vLLM's"
     )
