@@ -291,7 +291,8 @@ def _sample(
 ) -> Sample:
     transition = trajectory.transitions[step]
     cut = start_of(transition, choice, selection)
-    assert transition.policy_version is not None and cut is not None
+    assert transition.policy_version is not None
+    assert cut is not None
     ids = [entry.id for entry in trajectory.transitions]
     return Sample(
         id=f"{transition.id}/{choice.index}",
