@@ -42,6 +42,7 @@ INFERENCE = "inference"
 FEEDBACK = "feedback"
 READ = "read"
 ADMIN = "admin"
+ROLLOUT = "rollout"  # may ask for siblings of recorded answers (docs/siblings.md)
 MODELS = "models"  # of the list of models: those who may read see it, and those who may ask
 _OPENS_MODELS = frozenset({INFERENCE, READ})
 

@@ -39,6 +39,7 @@ class Call:
     attempt: int
     is_trainable: bool
     is_recorded: bool
+    rollout: str | None = None  # the house asks: the transition that this is a sibling of
     earlier: Earlier | None = None  # what `previous_response_id` names
 
     def continue_trajectory(self, trajectory_id: str | None) -> None:
@@ -112,6 +113,8 @@ def record_of(
         record["alternates"] = found.alternates
     if found.span is not None:
         record["span_id"] = found.span
+    if call.rollout is not None:
+        record["rollout"] = call.rollout
     return record
 
 

@@ -544,7 +544,7 @@ class Exchange:
             record = record_of(
                 call, self._route, ending, gateway=services.gateway_id, chat_form=chat_form
             )
-            if services.survey is not None:
+            if services.survey is not None and call.rollout is None:
                 record["ask"] = services.survey.share
                 record["is_asked"] = services.survey.asks(call.trajectory_id)
             if folded is not None or not self._is_streamed:
@@ -572,7 +572,7 @@ class Exchange:
             call.trajectory_id.encode(),
         )
         survey = self._services.survey
-        if survey is not None and survey.asks(call.trajectory_id):
+        if survey is not None and call.rollout is None and survey.asks(call.trajectory_id):
             head += b"x-ratchet-ask: 1\r\n"
         if route.version is None:
             return head

@@ -37,6 +37,10 @@ class Served:
             memory.bind(trajectory, route.version, now)
         return route
 
+    def current_route(self, name: str) -> Route:
+        """The route of a call for `name` that no conversation binds to a version."""
+        return choose(name, aliases=self.aliases, snapshot=self.snapshot)
+
     def tokenizing(self, name: str) -> str:
         """Who counts tokens for `name`: the base model, which is always loaded, for any version."""
         route = choose(name, aliases=self.aliases, snapshot=self.snapshot)

@@ -6,17 +6,20 @@ for nothing.
 """
 
 import time
+from dataclasses import replace
 from zlib import crc32
 
 from gateway.access import INFERENCE, Caller
 from gateway.attribution import attribute
 from gateway.call import Call
 from gateway.dialects.asking import parse
+from gateway.rollouts import rollout_of
 from gateway.services import Services
 from gateway.wire.headers import RequestHeaders
 from gateway.wire.hot import HotPath
 from trajectories.ids import new_id, trajectory_id
 
+_ROLLOUT = b"x-ratchet-rollout"
 _NO = (b"0", b"false")
 _TOLD_BY = 1000  # characters that tell one conversation from another
 
@@ -40,7 +43,13 @@ def receive(path: HotPath, headers: RequestHeaders, caller: Caller, raw: bytes) 
     found = attribute(path.path_ids, path.query, known, body)
     is_named = found.session is not None or found.task is not None
     call_id = new_id("tr")
-    if is_named:
+    written = known.get(_ROLLOUT)
+    rollout = None if written is None else rollout_of(written, caller)
+    if rollout is not None:
+        is_named = True
+        found = replace(found, session=None, session_source="rollout", alternates=(), span=None)
+        trajectory = rollout.trajectory_id
+    elif is_named:
         trajectory = trajectory_id(caller.tenant, session=found.session, task=found.task)
     else:
         trajectory = "traj" + call_id[2:]  # as fresh as the call
@@ -65,6 +74,7 @@ def receive(path: HotPath, headers: RequestHeaders, caller: Caller, raw: bytes) 
         is_recorded=caller.is_recorded
         and path.dialect != "embeddings"  # nothing was said that could be learned from
         and not _is_set(known.get(b"x-ratchet-no-record")),
+        rollout=None if rollout is None else rollout.transition,
     )
 
 

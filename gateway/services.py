@@ -85,8 +85,11 @@ class Services:
         policy = policies.answering(target.model, call.caller.tenant, call.attribution.agent)
         if policy is None:
             return policies.default.base_route(call.model)
-        name = call.trajectory_id if call.is_named else str(call.affinity)
-        route = policy.route(target.model, name, call.is_named, time.monotonic())
+        if call.rollout is not None:
+            route = policy.current_route(target.model)
+        else:
+            name = call.trajectory_id if call.is_named else str(call.affinity)
+            route = policy.route(target.model, name, call.is_named, time.monotonic())
         if call.model != (route.alias or route.model):
             route = replace(route, alias=call.model)
         return route

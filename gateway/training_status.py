@@ -26,6 +26,7 @@ def totals_of(totals: Mapping[str, float]) -> dict[str, Any]:
         "average_reward": average(counts),
         "feedback_rate": counts.get("labelled", 0.0) / trajectories if trajectories else 0.0,
         "total_feedback": int(counts.get("feedback", 0)),
+        "rollouts": int(counts.get("rollouts", 0)),
         **overview(totals),
     }
 

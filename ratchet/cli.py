@@ -129,6 +129,8 @@ def status(
     table = Table(show_header=False, box=None)
     table.add_row("transitions", f"{counts['transitions']:,.0f}")
     table.add_row("trajectories", f"{counts['trajectories']:,.0f}")
+    if counts["rollouts"]:
+        table.add_row("rollouts", f"{counts['rollouts']:,.0f}  (siblings; in no other figure)")
     table.add_row("rewarded", f"{rewarded:,.0f}  ({counts['labelled']:,.0f} by feedback)")
     mean = f"{counts['reward_sum'] / rewarded:+.3f}" if rewarded else "-"
     table.add_row("average reward", mean)

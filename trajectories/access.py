@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 PREFIX = "rk_"
 TENANT = "default"  # of whoever calls without a key of their own
 
-ScopeName = Literal["inference", "feedback", "read", "admin"]
+ScopeName = Literal["inference", "feedback", "read", "admin", "rollout"]
 SCOPES: tuple[ScopeName, ...] = get_args(ScopeName)
 
 # No colon: the name of a tenant is a part of Redis keys.

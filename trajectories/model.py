@@ -117,6 +117,7 @@ class Transition(Record):
     is_trainable: bool = True  # False: the client opted out
     ask: float | None = None  # how likely it was that people are asked; None: nobody ever was
     is_asked: bool = False  # the answer said `x-ratchet-ask: 1`
+    rollout: str | None = None  # we asked: the transition that this is a sibling of
 
 
 class FeedbackSource(Record):
@@ -261,6 +262,7 @@ class Trajectory(Record):
     task: str | None = None
     agent: str | None = None
     policy: str | None = None
+    rollout: str | None = None  # the transition that this is a sibling of (docs/siblings.md)
     started_at: float
     updated_at: float
     is_closed: bool = False

@@ -45,7 +45,12 @@ def plain_name(kind: str, value: str) -> str:
 
 
 def indexed_names(transition: Transition) -> Iterator[tuple[str, str]]:
-    """The names of a transition that nothing else in the store leads from."""
+    """The names of a transition that nothing else in the store leads from.
+
+    A rollout has none: no user's vote is about an answer that no user got.
+    """
+    if transition.rollout is not None:
+        return
     if transition.span_id:
         yield TRACE_SPAN, transition.span_id
     if transition.request_id and transition.request_id != transition.id:

@@ -35,6 +35,8 @@ def tally_of(
     is_labelled: bool,
 ) -> dict[str, float]:
     """Field -> what the trajectory adds to it; fields of 0 are left out."""
+    if trajectory.rollout is not None:
+        return {f"{ALL}|rollouts": 1}  # what users got is not averaged with what they did not
     rewards = list(rewards)
     shared: Counter[str] = Counter()
     shared["trajectories"] = 1

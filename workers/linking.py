@@ -98,8 +98,11 @@ def long_ids(text: str) -> Iterator[str]:
 
 
 def marks_of(transition: Transition) -> list[Mark]:
-    """What a later call can be linked to this one by; nothing where the answer broke off."""
-    if transition.outcome is not Outcome.COMPLETE:
+    """What a later call can be linked to this one by.
+
+    Nothing where the answer broke off, or where no client got it: a rollout.
+    """
+    if transition.outcome is not Outcome.COMPLETE or transition.rollout is not None:
         return []
     messages = _conversation(transition)
     whole, plain = _chains(transition, messages)

@@ -54,6 +54,8 @@ OTHER: dict[tuple[str, ...], tuple[str, Any]] = {
     ("gateway", "aliases"): ('["a","b"]', ("a", "b")),
     ("gateway", "api_key"): ("sk-1", "sk-1"),
     ("gateway", "signing_key"): ("sixteen-or-longer", "sixteen-or-longer"),
+    ("siblings", "policies"): ('["policy"]', ("policy",)),
+    ("siblings", "call"): ("first", "first"),
     ("trainer", "loss"): ("gspo", "gspo"),
     ("trainer", "report_to"): ('["mlflow"]', ("mlflow",)),
     ("trainer", "replay_share"): ("0.25", 0.25),

@@ -28,6 +28,7 @@ from trajectories.settings.gateway import GatewaySettings, TracingSettings
 from trajectories.settings.policies import PolicySettings, check_policies, trainer_for
 from trajectories.settings.privacy import PrivacySettings
 from trajectories.settings.rewards import AgentSettings, MetricSettings, RewardSettings
+from trajectories.settings.siblings import SiblingSettings
 from trajectories.settings.store import RedisSettings
 from trajectories.settings.trainer import EngineSettings, TrainerSettings
 from trajectories.settings.upstreams import (
@@ -69,6 +70,7 @@ __all__ = [
     "RewardSettings",
     "RouteSettings",
     "Settings",
+    "SiblingSettings",
     "TracingSettings",
     "TrainerSettings",
     "UpstreamSettings",
@@ -120,6 +122,7 @@ class Settings(BaseSettings):
     judges: dict[Name, JudgeSettings] = Field({}, description="Models that judge, by name")
     webhooks: dict[Name, WebhookSettings] = Field({}, description="Servers that reward, by name")
     custom: dict[Name, CustomSettings] = Field({}, description="Functions that reward, by name")
+    siblings: SiblingSettings = SiblingSettings()
     trainer: TrainerSettings = TrainerSettings()
     engine: EngineSettings = EngineSettings()
 
@@ -220,6 +223,14 @@ class Settings(BaseSettings):
             raise ValueError(
                 f"{', '.join(twice)}: judges, webhooks and custom rewards need different names"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _siblings_are_of_a_policy(self) -> Self:
+        for name in self.siblings.policies:
+            if name not in self.policy_names:
+                known = ", ".join(self.policy_names)
+                raise ValueError(f'siblings.policies: there is no "{name}" (there are: {known})')
         return self
 
     def with_algorithm(self, written: str) -> Self:
@@ -365,8 +376,13 @@ def _with_keys(settings: Settings) -> Settings:
         for name, webhook in settings.webhooks.items()
         if webhook.secret_env is not None
     }
+    siblings = settings.siblings
+    if siblings.api_key_env is not None:
+        key = os.environ.get(siblings.api_key_env)
+        siblings = siblings.model_copy(update={"api_key": key})
     return settings.model_copy(
         update={
+            "siblings": siblings,
             "upstreams": {**settings.upstreams, **named},
             "judges": {**settings.judges, **judges},
             "webhooks": {**settings.webhooks, **webhooks},

@@ -65,8 +65,9 @@ for n = 1, next_number() do
 end
 redis.call('HDEL', trajectory, 'closed')
 redis.call('HINCRBY', trajectory, 'revision', 1)
-redis.call('HINCRBY', COUNTS, 'transitions', 1)
-if not times[1] then redis.call('HINCRBY', COUNTS, 'trajectories', 1) end
+local of_transitions, of_trajectories = next_argument(), next_argument()
+if of_transitions ~= '' then redis.call('HINCRBY', COUNTS, of_transitions, 1) end
+if not times[1] then redis.call('HINCRBY', COUNTS, of_trajectories, 1) end
 redis.call('ZADD', OPEN, 'GT', finished, ref)
 redis.call('ZADD', SCORING, 'NX', next_argument(), ref)
 local others = 0

@@ -29,6 +29,7 @@ from trajectories.store.refs import Linkage, TrajectoryRef
 from trajectories.store.votes import Votes
 
 _KNOWN, _STORED, _NO_BASE, _NO_DICTIONARY, _NO_CONTENT = range(5)
+_COUNTED = {False: ("transitions", "trajectories"), True: ("", "rollouts")}  # by `is a rollout`
 _ATTEMPTS = 3
 _MOST_PACKERS = 256  # tenants
 
@@ -186,6 +187,7 @@ class Addition:
             repr(this.started_at + this.latency_seconds),
             len(names),
             *(part for pair in names for part in pair),
+            *_COUNTED[this.rollout is not None],
             repr(self.due_at),
             len(notes) // 4,
             *notes,
@@ -219,7 +221,7 @@ def _stored_under(addition: Addition, reply: Any) -> list[str]:
 
 def _names(transition: Transition) -> list[tuple[str, str]]:
     """What a trajectory is called after its transitions."""
-    names = ("session_id", "task", "agent", "policy")
+    names = ("session_id", "task", "agent", "policy", "rollout")
     return [(name, value) for name in names if (value := getattr(transition, name)) is not None]
 
 

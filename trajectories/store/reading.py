@@ -14,6 +14,7 @@ from trajectories.store.unpacking import Unpacking
 COUNTS = (
     "transitions",
     "trajectories",
+    "rollouts",
     "rewarded",
     "labelled",
     "feedback",
@@ -124,6 +125,7 @@ def _trajectory(found: Found, transitions: Iterable[Transition]) -> Trajectory:
         task=text.get("task"),
         agent=text.get("agent"),
         policy=text.get("policy") or None,
+        rollout=text.get("rollout"),
         started_at=float(text["started_at"]),
         updated_at=float(text["updated_at"]),
         is_closed="closed" in text,

@@ -136,7 +136,9 @@ class Scoring(Reading):
                         pipe.hset(
                             rewards_key, mapping={reward.id: reward.to_json() for reward in rewards}
                         )
-                    self._count(pipe, fields, final, is_labelled)
+                    is_rollout = b"rollout" in fields  # nobody asked for it: it counts for nothing
+                    if not is_rollout:
+                        self._count(pipe, fields, final, is_labelled)
                     if final is None:
                         pipe.hdel(trajectory_key, "reward", "labelled", "breakdown")
                     else:
@@ -154,7 +156,8 @@ class Scoring(Reading):
                     self._note_labels(pipe, ref, fields, kept)
                     for policy in kept.policies:
                         self._offer(pipe, ref, fields, policy, final, kept.waited_until)
-                        self._note_labellers(pipe, policy, rewards)
+                        if not is_rollout:
+                            self._note_labellers(pipe, policy, rewards)
                     pipe.zrem(keys.SCORING, str(ref))
                     self._expire(pipe, ref)
                     pipe.execute()
@@ -245,7 +248,7 @@ class Scoring(Reading):
         pipe.hset(keys.trajectory(ref.tenant, ref.id), "labels", account.labels.value)
         was_late = fields.get(b"labels") == Labels.LATE.value.encode()
         is_late = account.labels is Labels.LATE
-        if is_late != was_late:
+        if is_late != was_late and b"rollout" not in fields:
             pipe.hincrby(keys.COUNTS, "late", int(is_late) - int(was_late))
         if b"closed" in fields and account.waited_until > time.time():
             pipe.zadd(keys.WINDOWS, {str(ref): account.waited_until})
