@@ -45,7 +45,12 @@ from benchmarks.gateway_bench.wire import (  # noqa: E402
     queue_command,
     upstream,
 )
-from benchmarks.ingest_bench.offering import RECORDS_PER_TRANSITION, feed, make  # noqa: E402
+from benchmarks.ingest_bench.offering import (  # noqa: E402
+    ANSWER_TOKENS,
+    RECORDS_PER_TRANSITION,
+    feed,
+    make,
+)
 from ratchet.redis_server import EmbeddedRedis  # noqa: E402
 from trajectories import keys  # noqa: E402
 from trajectories.connection import connect  # noqa: E402
@@ -133,7 +138,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         pids["Redis"] = redis.info("server")["process_id"]
         if options.http:
             program = compiled(options.cache)
-            upstream_port, port = stack.enter_context(upstream(program)), free_port()
+            serving = upstream(program, tokens=ANSWER_TOKENS)
+            upstream_port, port = stack.enter_context(serving), free_port()
             folder = directory / "gateway"
             plan = launch(
                 port=port,

@@ -1,6 +1,6 @@
 /* The two ends of the gateway benchmark: a scripted upstream and a load client.
  *
- *   wire serve --port P                     answers as vLLM 0.32 does, without a model
+ *   wire serve --port P [--tokens N]        answers as vLLM 0.32 does, without a model
  *   wire load --port P --request FILE ...   sends FILE over keep-alive connections, prints JSON
  *
  * One thread, epoll, HTTP/1.1 over loopback, nothing else. Both ends are here because they share
@@ -32,7 +32,6 @@
 
 #define EVENTS_AT_ONCE 256
 #define STREAM_TOKENS 50 /* with the chunk that names the role: 51 events, then [DONE] */
-#define WHOLE_TOKENS 89  /* so many make an answer of 1 KB */
 #define PROMPT_TOKENS 220
 #define ID_DIGITS 16
 
@@ -183,6 +182,7 @@ struct script {
 
 static struct script wholes[VARIANTS], streams[VARIANTS];
 static char script_model[128];
+static int whole_tokens = 89; /* of an answer that is no stream: so many make 1 KB */
 static const char *WORDS[] = {" the",   " answer", " is",   " near",  " when", " you",   " ask",
                               " again", " so",     " look", " twice", " at",   " every", " step",
                               " and",   " then",   " go",   " on",    ","};
@@ -236,14 +236,15 @@ static void write_whole(struct script *s, int flags) {
     struct text *t = &s->bytes;
     add_preamble(s, "chat.completion");
     addf(t, "{\"index\":0,\"message\":{\"role\":\"assistant\",\"content\":\"");
-    for (int i = 0; i < WHOLE_TOKENS - 1; i++) addf(t, "%s", word(i));
+    mark_id(s); /* no two answers are alike, as with an engine; no token stands for the number */
+    for (int i = 0; i < whole_tokens - 1; i++) addf(t, "%s", word(i));
     addf(t, "\",\"refusal\":null,\"annotations\":null,\"audio\":null,\"function_call\":null,"
             "\"reasoning\":null},\"logprobs\":");
     if (flags & WITH_LOGPROBS) {
         addf(t, "{\"content\":[");
-        for (int i = 0; i < WHOLE_TOKENS; i++) {
+        for (int i = 0; i < whole_tokens; i++) {
             if (i) addf(t, ",");
-            add_logprob(t, i, i < WHOLE_TOKENS - 1 ? word(i) : "");
+            add_logprob(t, i, i < whole_tokens - 1 ? word(i) : "");
         }
         addf(t, "]}");
     } else {
@@ -251,14 +252,14 @@ static void write_whole(struct script *s, int flags) {
     }
     addf(t, ",\"finish_reason\":\"stop\",\"stop_reason\":null,\"token_ids\":");
     if (flags & WITH_IDS) {
-        for (int i = 0; i < WHOLE_TOKENS; i++) addf(t, "%c%d", i ? ',' : '[', word_id(i));
+        for (int i = 0; i < whole_tokens; i++) addf(t, "%c%d", i ? ',' : '[', word_id(i));
         addf(t, "]");
     } else {
         addf(t, "null");
     }
     addf(t, ",\"routed_experts\":null}],\"service_tier\":null,"
             "\"system_fingerprint\":\"vllm-0.32.0-wire\",");
-    add_usage(t, WHOLE_TOKENS);
+    add_usage(t, whole_tokens);
     addf(t, ",\"prompt_tokens_details\":null,\"completion_tokens_details\":null},"
             "\"prompt_logprobs\":null,");
     add_prompt_ids(t, flags);
@@ -885,7 +886,7 @@ static int run_load(void) {
 /* ---- the command line ------------------------------------------------------------------------ */
 
 static const char USAGE[] =
-    "usage: wire serve --port P\n"
+    "usage: wire serve --port P [--tokens N]\n"
     "       wire load --port P --request FILE [--clients N] (--seconds S | --requests N)\n"
     "                 [--stream] [--events LEAST] [--limit SECONDS] [--rate PER_SECOND]\n"
     "       wire load --port P --queue FILE [--clients N] [--rate PER_SECOND] [--limit SECONDS]\n"
@@ -923,13 +924,14 @@ int main(int count, char **words) {
         else if (!strcmp(name, "--seconds")) load.seconds_ns = (int64_t)(atof(value) * 1e9);
         else if (!strcmp(name, "--requests")) load.requests = atoll(value);
         else if (!strcmp(name, "--events")) load.events = atoi(value);
+        else if (!strcmp(name, "--tokens")) whole_tokens = atoi(value);
         else if (!strcmp(name, "--limit")) load.limit_ns = (int64_t)(atof(value) * 1e9);
         else if (!strcmp(name, "--rate")) load.rate = atof(value);
         else if (!strcmp(name, "--request")) read_file(value, &load.request);
         else if (!strcmp(name, "--queue")) read_file(value, &load.queue);
         else wrong_usage();
     }
-    if (!load.port || load.clients < 1) wrong_usage();
+    if (!load.port || load.clients < 1 || whole_tokens < 1) wrong_usage();
     if (!strcmp(words[1], "serve")) serve(load.port);
     int is_endless = !load.queue.length && !load.requests && !load.seconds_ns;
     if (strcmp(words[1], "load") || !(load.request.length || load.queue.length) || is_endless)

@@ -64,10 +64,13 @@ def compiled(cache: Path) -> Path:
 
 
 @contextmanager
-def upstream(program: Path) -> Iterator[int]:
-    """The scripted upstream, running; its port."""
+def upstream(program: Path, *, tokens: int | None = None) -> Iterator[int]:
+    """The scripted upstream, running; its port. Its answers have `tokens`, by default 89: 1 KB."""
     port = free_port()
-    server = subprocess.Popen([program, "serve", "--port", str(port)], preexec_fn=die_with_us)
+    words = [] if tokens is None else ["--tokens", str(tokens)]
+    server = subprocess.Popen(
+        [program, "serve", "--port", str(port), *words], preexec_fn=die_with_us
+    )
     try:
         wait_for_port(port, server, seconds=10)
         yield port

@@ -22,8 +22,9 @@ VOTED = 10  # one conversation in as many gets a vote
 RECORDS_PER_TRANSITION = 1 + 1 / (TURNS * VOTED)
 GAP_SECONDS = 3.0  # between two turns of a conversation
 # Of the system prompt and of each message: 4 KB a record. Those that come from an engine carry
-# token ids and logprobs, 3 KB of them.
+# token ids and logprobs too: their texts and their answers are shorter.
 TEXT_BYTES, TEXT_BYTES_WITH_TOKENS = (1_024, 300), (256, 80)
+ANSWER_TOKENS = 38
 TICK_SECONDS = 0.02
 _LENGTH = struct.Struct("<I")
 

@@ -43,6 +43,17 @@ def test_several_members_are_kept_oldest_first_and_a_repetition_raises_the_time(
     assert index.find("default", "text", ["t"]) == {"t": [Noted("b", 2.0), Noted("a", 3.0)]}
 
 
+def test_what_everybody_answers_costs_no_more_than_the_rest(redis_settings: Any) -> None:
+    redis = Redis.from_url(redis_settings.url)
+    notes = 3 * MOST_MEMBERS
+    for number in range(notes):
+        note(Index(redis), Entry("text", "t", f"m{number}", float(number)))
+    spent = redis.info("commandstats")
+    assert spent["cmdstat_hmget"]["calls"] <= 2 * notes
+    assert "cmdstat_hget" not in spent
+    redis.close()
+
+
 def test_the_oldest_of_too_many_gives_way(index: Index) -> None:
     for number in range(MOST_MEMBERS + 6):
         note(index, Entry("text", "t", f"m{number}", float(number)))

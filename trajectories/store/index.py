@@ -22,7 +22,8 @@ from trajectories.store.room import Room
 from trajectories.store.script import Script
 
 DIGEST_BYTES = 10  # two choose the bucket, eight are the field: no two alike in 10^9
-MOST_MEMBERS = 64  # under one digest; the oldest gives way
+MOST_MEMBERS = 64  # under one digest; the first noted gives way
+_LOOKED_AT = 8  # of them, whether a member is noted already
 _TIME_BYTES = 7  # microseconds
 _MICROSECONDS = 1e6
 
@@ -70,10 +71,14 @@ class Noted:
     at: float
 
 
-# An entry's value is its time and its member. All values under one digest are numbered by the
-# last byte of their fields. An erased one keeps its field, with an empty member. There are fewer
-# buckets for what lives an hour.
-NOTE = """
+# An entry's value is its time and its member. The entries under one digest have places, the last
+# byte of their fields: the first few are looked at, so that what is noted again is known. What
+# everybody answers has more, and costs no more: those go round the places by a counter of their
+# digest's, the next one of all that were noted. An erased entry keeps its place, without a member.
+# There are fewer buckets for what lives an hour.
+NOTE = (
+    f"local PLACES, LOOKED_AT = {MOST_MEMBERS}, {_LOOKED_AT}\n"
+    + """
 local function when(value)
   local total = 0
   for n = 1, 7 do total = total * 256 + string.byte(value, n) end
@@ -87,28 +92,36 @@ end
 local function look_up(prefix, digest)
   return redis.call('HGET', bucket(prefix, digest), string.sub(digest, 3) .. '\\0')
 end
-local function note(prefix, seconds, digest, value)
-  local key = bucket(prefix, digest)
-  local field, member, at = string.sub(digest, 3), string.sub(value, 8), when(value)
-  local place, oldest
-  local others = 0
-  for n = 0, 63 do
-    local name = field .. string.char(n)
-    local had = redis.call('HGET', key, name)
-    if not had then place = name break end
-    if string.sub(had, 8) == member then
-      if when(had) >= at then return n end
-      place = name
-      break
+local function read(key, field, first, last)
+  local names = {}
+  for place = first, last do names[#names + 1] = field .. string.char(place) end
+  return redis.call('HMGET', key, unpack(names))
+end
+local function place_of(key, field, value)
+  local at, member = when(value), string.sub(value, 8)
+  local first = 0
+  for _, last in ipairs({0, LOOKED_AT - 1}) do
+    for n, had in ipairs(read(key, field, first, last)) do
+      local place = first + n - 1
+      if not had then return place, place end
+      if string.sub(had, 8) == member then return place, when(had) < at and place end
     end
-    others = others + 1
-    if not oldest or when(had) < oldest then place, oldest = name, when(had) end
+    first = last + 1
   end
-  redis.call('HSET', key, place, value)
-  redis.call('EXPIRE', key, seconds)
+  local noted = LOOKED_AT + redis.call('HINCRBY', key, field .. '\\255', 1) - 1
+  return math.min(noted, PLACES), noted % PLACES
+end
+local function note(prefix, seconds, digest, value)
+  local key, field = bucket(prefix, digest), string.sub(digest, 3)
+  local others, place = place_of(key, field, value)
+  if place then
+    redis.call('HSET', key, field .. string.char(place), value)
+    redis.call('EXPIRE', key, seconds)
+  end
   return others
 end
 """
+)
 
 _NOTE_ALL = f"""{NOTE}
 for n = 1, #ARGV, 4 do note(ARGV[n], ARGV[n + 1], ARGV[n + 2], ARGV[n + 3]) end
@@ -120,21 +133,23 @@ _FIND = Script(
     NOTE
     + """
 local found = {}
-local digests = ARGV[3]
-for number = 0, #digests / 10 - 1 do
-  local digest = string.sub(digests, number * 10 + 1, number * 10 + 10)
-  local field = string.sub(digest, 3)
-  for slice = 1, 2 do
-    local key = bucket(ARGV[slice], digest)
-    for n = 0, 63 do
-      local value = redis.call('HGET', key, field .. string.char(n))
-      if not value then break end
+local function find(key, field, number)
+  local first = 0
+  for _, last in ipairs({0, LOOKED_AT - 1, PLACES - 1}) do
+    for _, value in ipairs(read(key, field, first, last)) do
+      if not value then return end
       if #value > 7 then
         found[#found + 1] = number
         found[#found + 1] = value
       end
     end
+    first = last + 1
   end
+end
+local digests = ARGV[3]
+for number = 0, #digests / 10 - 1 do
+  local digest = string.sub(digests, number * 10 + 1, number * 10 + 10)
+  for slice = 1, 2 do find(bucket(ARGV[slice], digest), string.sub(digest, 3), number) end
 end
 return found
 """
