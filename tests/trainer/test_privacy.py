@@ -5,10 +5,11 @@ from typing import Any
 import pytest
 
 from tests.trainer.records import a_selection, a_trajectory, a_transition
-from trainer.batch.batching import personal_check, selection_for, sort_out
+from trainer.batch.batching import selection_for, sort_out
 from trainer.batch.samples import Exclusion
 from trajectories.errors import ScrubError, SettingsError
 from trajectories.model import Choice, Trajectory
+from trajectories.privacy.learning import personal_check
 from trajectories.privacy.scrubber import Scrubber
 from trajectories.settings import Settings
 from trajectories.store import TrajectoryRef

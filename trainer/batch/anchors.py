@@ -15,6 +15,7 @@ import orjson
 
 from trajectories.agents import messages_of, text_of
 from trajectories.model import Transition
+from trajectories.tool_calls import plain_call, sorted_json
 
 _ANCHOR_BYTES = 8
 
@@ -29,31 +30,12 @@ def anchor_of(transition: Transition) -> str:
 
 def _turn(message: Mapping[str, Any]) -> list[Any]:
     calls = message.get("tool_calls")
-    named = [_call(call) for call in calls] if isinstance(calls, list) else []
+    named = [plain_call(call) for call in calls] if isinstance(calls, list) else []
     content = message.get("content")
     # What is no text (an image) is a part of the state as it stands.
     others = [part for part in content if not _is_text(part)] if isinstance(content, list) else []
-    return [message.get("role"), message.get("name"), text_of(message), named, _sorted(others)]
-
-
-def _call(call: Any) -> list[Any]:
-    function = call.get("function") if isinstance(call, dict) else None
-    if not isinstance(function, dict):
-        return [_sorted(call)]
-    return [function.get("name"), _arguments(function.get("arguments"))]
-
-
-def _arguments(written: Any) -> str:
-    """Arguments as one spelling; what is not JSON stays as it is."""
-    try:
-        return _sorted(orjson.loads(written))
-    except (orjson.JSONDecodeError, TypeError):
-        return str(written)
+    return [message.get("role"), message.get("name"), text_of(message), named, sorted_json(others)]
 
 
 def _is_text(part: Any) -> bool:
     return isinstance(part, dict) and str(part.get("type", "text")).endswith("text")
-
-
-def _sorted(value: Any) -> str:
-    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode()

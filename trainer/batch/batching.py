@@ -7,9 +7,8 @@ queue for ever. Marking them all as used is left to the run's first phase,
 after run.json exists.
 """
 
-import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, count
 from pathlib import Path
@@ -26,13 +25,11 @@ from trainer.batch.samples import Correction, Exclusion, Selection
 from trainer.durable import write_atomic, write_lines
 from trainer.runs import BATCH, PLAN, Plan, RunDirectory
 from trajectories.composition import Composition
-from trajectories.errors import NotEnoughRewards, ScrubError
-from trajectories.model import Trajectory, Transition
-from trajectories.privacy.scrubber import Scrubber
+from trajectories.errors import NotEnoughRewards
+from trajectories.model import Trajectory
+from trajectories.privacy.learning import personal_check
 from trajectories.settings import Settings
 from trajectories.store import Store, TrajectoryRef
-
-logger = logging.getLogger(__name__)
 
 LEAST_SAMPLES = 2  # an advantage needs something to compare with
 _NO_CAPS = Caps(share=1.0)
@@ -129,22 +126,6 @@ def selection_for(
             for name, own in settings.agents.items()
         },
     )
-
-
-def personal_check(settings: Settings) -> Callable[[Transition], bool] | None:
-    """Whether the scrub would change a call; None: it does not matter. Raises SettingsError."""
-    scrubber = Scrubber(settings.privacy.scrub)
-    if settings.privacy.train_on_personal or not scrubber.is_on:
-        return None
-
-    def is_personal(transition: Transition) -> bool:
-        try:
-            return scrubber.has_personal(transition)
-        except ScrubError as error:
-            logger.warning("a call was left out: %s", error, extra={"transition": transition.id})
-            return True
-
-    return is_personal
 
 
 def caps_for(settings: Settings) -> Caps:

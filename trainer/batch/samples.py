@@ -20,14 +20,9 @@ from trainer.batch.windows import start_of_window
 from trainer.batch.worth import Worth, agent_of, worth_of
 from trajectories.access import TENANT
 from trajectories.composition import Composition
-from trajectories.model import Choice, Outcome, Record, Sampling, Trajectory, Transition
+from trajectories.model import Choice, Outcome, Record, Trajectory, Transition
+from trajectories.sampling import has_ratio
 from trajectories.survey import is_surveyed, propensity_of
-
-# Sampling that cuts the distribution more than this makes the raw logprob a poor
-# description of how the token was chosen.
-LEAST_TOP_P = 0.8
-LEAST_TOP_K = 10
-MOST_MIN_P = 0.2
 
 
 class Exclusion(StrEnum):
@@ -270,20 +265,6 @@ def start_of(transition: Transition, choice: Choice, selection: Selection) -> in
     prompt, answer = len(transition.prompt_token_ids), len(choice.token_ids)
     start = start_of_window(prompt, answer, selection.max_length)
     return start if start == 0 or selection.cuts_context else None
-
-
-def has_ratio(sampling: Sampling) -> bool:
-    """Whether raw logprobs describe how the tokens were chosen well enough for a ratio."""
-    return not (
-        sampling.is_constrained
-        or sampling.temperature == 0
-        or (sampling.top_p is not None and sampling.top_p < LEAST_TOP_P)
-        or (sampling.top_k is not None and 0 < sampling.top_k < LEAST_TOP_K)
-        or (sampling.min_p is not None and sampling.min_p > MOST_MIN_P)
-        or bool(sampling.presence_penalty)
-        or bool(sampling.frequency_penalty)
-        or sampling.repetition_penalty not in (None, 1.0)
-    )
 
 
 def _sample(
