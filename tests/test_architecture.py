@@ -13,6 +13,7 @@ BANNED = re.compile(r"(^|_)(helpers?|utils?|common|misc|manager|info|handlers?|o
 TORCH = {"torch", "trl", "peft", "transformers"}
 TORCH_FILES = {
     "trainer/policy.py",
+    "trainer/full.py",
     "trainer/quantization.py",
     "trainer/algorithms/grpo.py",
     "trainer/algorithms/logged.py",

@@ -51,6 +51,16 @@ def sync_directory(path: Path) -> None:
     sync_file(path)
 
 
+def sync_tree(path: Path) -> None:
+    """Force a directory to disk, with everything below it."""
+    for entry in path.iterdir():
+        if entry.is_dir():
+            sync_tree(entry)
+        else:
+            sync_file(entry)
+    sync_directory(path)
+
+
 def sha256_of(path: Path) -> str:
     """The SHA-256 of a file, in hex."""
     digest = hashlib.sha256()

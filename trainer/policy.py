@@ -1,4 +1,4 @@
-"""The policy under training: base model plus LoRA, and its logprobs.
+"""The policy under training: base model plus LoRA, or a whole model (full.py), and its logprobs.
 
 A round goes on from the current version's adapter; the first one starts from
 the base with fresh matrices. lm_head never gets LoRA: vLLM would refuse it.
@@ -19,7 +19,8 @@ from trainer import ranks
 from trainer.advantages.tracker import TRACKER, Tracker
 from trainer.batch.samples import Sample
 from trainer.delivery.gate import CONFIG
-from trainer.durable import sync_directory, sync_file
+from trainer.durable import sync_directory, sync_tree
+from trainer.full import load_frozen, load_whole, save_whole
 from trainer.quantization import as_served, check_quantization, load_quantised
 from trainer.runs import OPTIMIZER, Plan
 from trainer.sharding import trained_weights, whole
@@ -48,8 +49,12 @@ def device_for(settings: TrainerSettings) -> str:
 
 
 def load_policy(plan: Plan) -> tuple[Any, Any]:
-    """The trainable PEFT model and its tokenizer."""
+    """The trainable model, of PEFT unless all of it is trained, and its tokenizer."""
     settings = plan.trainer
+    if settings.weights == "full":
+        model = load_whole(plan.base_path, plan.parent_path, plan.optimizer_path)
+        model = model if ranks.is_sharded() else model.to(device_for(settings))
+        return model, AutoTokenizer.from_pretrained(plan.base_path, padding_side="left")
     if "lm_head" in settings.target_modules:
         raise RoundRefused("trainer.target_modules names lm_head, which vLLM cannot serve")
     base = load_base(plan)
@@ -105,7 +110,7 @@ def check_parent(parent: Path, settings: TrainerSettings) -> None:
 
 
 def make_optimizer(model: Any, settings: TrainerSettings, state_path: str | None) -> Any:
-    """AdamW over the LoRA matrices, with the moments of the round before where there are any."""
+    """AdamW over what is trained, with the moments of the round before where there are any."""
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(
         parameters, lr=settings.learning_rate, betas=BETAS, weight_decay=0.0
@@ -152,6 +157,20 @@ def shortest(samples: Iterable[Sample], count: int = PROBES) -> list[Sample]:
     return nsmallest(count, samples, key=lambda s: len(s.prompt_token_ids) + len(s.token_ids))
 
 
+def load_reference(plan: Plan) -> Any:
+    """The base model on its device, where a whole model is held against it.
+
+    Raises RoundRefused where nobody would deal it out to the processes of the round.
+    """
+    if ranks.is_sharded():
+        raise RoundRefused(
+            "with weights = full a KL to the base (trainer.kl_to_base, kl_to_base_budget) needs the"
+            " base model whole in each process, and trainer.launch deals models out: take ddp, or"
+            " set both to 0"
+        )
+    return load_frozen(plan.base_path, plan.trainer).to(device_for(plan.trainer))
+
+
 def make_probes(model: Any, samples: Sequence[Sample], dtype: str) -> ProbeSet:
     """A few of the shortest rows, with the logprobs the engine will have to show."""
     probes = []
@@ -171,6 +190,24 @@ def make_probes(model: Any, samples: Sequence[Sample], dtype: str) -> ProbeSet:
     return ProbeSet(dtype=dtype, probes=tuple(probes))
 
 
+def probes_between(before: str, after: Path, samples: Sequence[Sample], plan: Plan) -> ProbeSet:
+    """Probes of a whole model, as saved, with what the version `before` answers as their base.
+
+    In main memory, one model after the other: there is room beside what trains.
+    """
+    rows = [(s.prompt_token_ids, s.token_ids[:PROBE_TOKENS]) for s in shortest(samples)]
+    found = []
+    for path in (after, before):
+        model = load_frozen(path, plan.trainer)
+        found.append([tuple(logprobs_of(model, *row)) for row in rows])
+        del model
+    probes = [
+        Probe(prompt_token_ids=prompt, token_ids=tokens, logprobs=new, base_logprobs=old)
+        for (prompt, tokens), new, old in zip(rows, *found, strict=True)
+    ]
+    return ProbeSet(dtype=plan.trainer.dtype, probes=tuple(probes))
+
+
 def save_policy(
     trained: Path,
     *,
@@ -180,13 +217,15 @@ def save_policy(
     dtype: str,
     tracker: Tracker | None = None,
     full_base: str | None = None,
+    whole: Plan | None = None,
 ) -> None:
     """Put weights, probes, the optimizer's moments and the tracker into `trained`, or nothing.
 
     Every process of a round calls it: the first one writes, and all go on after that.
     `full_base` is where the base model is that the engine serves, if `model` has it in four bits.
+    `whole` is the round's plan where all of the model is trained.
     """
-    probes = None if full_base else make_probes(model, samples, dtype)
+    probes = None if full_base or whole else make_probes(model, samples, dtype)
     weights = trained_weights(model)
     if not ranks.is_first():
         ranks.wait()
@@ -194,8 +233,12 @@ def save_policy(
     beside = trained.with_name(".trained.new")
     shutil.rmtree(beside, ignore_errors=True)
     shutil.rmtree(trained, ignore_errors=True)
-    model.save_pretrained(beside, state_dict=weights, save_embedding_layers=False)
-    (beside / "README.md").unlink(missing_ok=True)
+    if whole is None:
+        model.save_pretrained(beside, state_dict=weights, save_embedding_layers=False)
+        (beside / "README.md").unlink(missing_ok=True)
+    else:
+        save_whole(beside, model=model, weights=weights, base_path=whole.base_path, dtype=dtype)
+        probes = probes_between(whole.parent_path or whole.base_path, beside, samples, whole)
     if probes is None:
         served = as_served(beside, str(full_base), getattr(torch, dtype))
         probes = make_probes(served, samples, dtype)
@@ -204,9 +247,7 @@ def save_policy(
         torch.save(optimizer.state_dict(), beside / OPTIMIZER)
     if tracker is not None:
         (beside / TRACKER).write_bytes(tracker.to_json())
-    for path in beside.iterdir():
-        sync_file(path)
-    sync_directory(beside)
+    sync_tree(beside)
     beside.rename(trained)
     sync_directory(trained.parent)
     ranks.wait()

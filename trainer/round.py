@@ -40,6 +40,7 @@ from trainer.policy import (
     device_for,
     gaps,
     load_policy,
+    load_reference,
     make_optimizer,
     save_policy,
 )
@@ -137,6 +138,7 @@ def train_leg(leg: Leg, plan: Plan, samples: Sequence[Sample], parts: Stages) ->
             gap = check_gap(gaps(model, fresh), kind, settings.probe_tolerance)
         metrics["behaviour_gap"] = gap
     optimizer = make_optimizer(model, settings, plan.optimizer_path)
+    is_whole = settings.weights == "full"
     round_ = Round(
         plan=plan,
         model=model,
@@ -145,6 +147,7 @@ def train_leg(leg: Leg, plan: Plan, samples: Sequence[Sample], parts: Stages) ->
         output=leg.checkpoints,
         optimizer=optimizer,
         callbacks=(ProgressFile(leg, parts), Divergence()),
+        load_base=(lambda: load_reference(plan)) if is_whole else None,
     )
     metrics |= {"steps": 0.0, "samples": float(len(round_.samples))}
     try:
@@ -179,6 +182,7 @@ def train_leg(leg: Leg, plan: Plan, samples: Sequence[Sample], parts: Stages) ->
             dtype=settings.dtype,
             tracker=remember(leg, plan, samples),
             full_base=plan.base_path if settings.quantization != "none" else None,
+            whole=RunDirectory(leg.run).plan() if is_whole else None,  # whatever leg it is
         )
     return metrics
 

@@ -1,9 +1,10 @@
-"""Resources: what learning makes and the gateway uses. Today: adapters.
+"""Resources: what learning makes and the gateway uses. Today: adapters, and whole models.
 
 A policy version is an integer; version 0 is the base model. An adapter is the
-LoRA directory that realises a version. Both are immutable: a version's name in
-the engine carries the hash of its weights, so that a name can never come to
-mean other weights (vLLM's prefix cache is keyed by name).
+LoRA directory that realises a version, or a model directory is. All are
+immutable: a version's name in the engine carries the hash of its weights, so
+that a name can never come to mean other weights (vLLM's prefix cache is keyed
+by name). A whole model has its name for us alone: the engine knows one.
 """
 
 from enum import StrEnum
@@ -41,6 +42,13 @@ ROUTABLE = frozenset({VersionState.CURRENT, VersionState.DRAINING})
 LOADED = ROUTABLE | {VersionState.RETIRED}
 
 
+class Kind(StrEnum):
+    """What realises a policy version."""
+
+    LORA = "lora"  # an adapter, under a name of its own in the engine
+    FULL = "full"  # all of the model's weights; the engine's name for them stays the base's
+
+
 class PolicyVersion(Record):
     """One line of the registry."""
 
@@ -48,7 +56,8 @@ class PolicyVersion(Record):
     version: int
     model: str  # the name the engine serves it under
     state: VersionState
-    path: str | None = None  # adapter directory; None for the base model
+    kind: Kind = Kind.LORA  # of version 0: either
+    path: str | None = None  # its directory; None for the base model, or once that was removed
     sha256: str | None = None  # of the weights file
     parent: int | None = None  # the version the training started from
     run_id: str | None = None
@@ -70,14 +79,16 @@ class Lineage(Record):
 
 
 class AdapterManifest(Record):
-    """Written last into an adapter directory: a directory without one does not exist."""
+    """Written last into a version's directory: a directory without one does not exist."""
 
     policy: str
     version: int
     base_model: str  # served name of the base model
     base_sha256: str  # of the base model's weights
-    rank: int
-    target_modules: tuple[str, ...]
+    kind: Kind = Kind.LORA
+    rank: int | None = None  # of an adapter, as are its modules
+    target_modules: tuple[str, ...] = ()
+    dtype: str | None = None  # of full weights
     tensors: dict[str, tuple[int, ...]]  # name -> shape
     files: dict[str, str]  # file name -> sha256
     parent: int | None
@@ -90,7 +101,8 @@ class Probe(Record):
     """Token sequences with the trainer's own logprobs, for comparison with what is served.
 
     `logprobs[i]` is of `token_ids[i]` given `prompt_token_ids + token_ids[:i]`,
-    in nats, at temperature 1; `base_logprobs` is the same under the base model.
+    in nats, at temperature 1; `base_logprobs` is the same under the base model, or
+    where all weights change under those before.
     """
 
     prompt_token_ids: tuple[int, ...]

@@ -94,3 +94,35 @@ def test_a_route_may_fall_back_on_a_policys_own_name() -> None:
         routes={"gpt": {"upstream": "big", "fallbacks": ["our-7b"]}},
     )
     assert settings.routes["gpt"].fallbacks == ("our-7b",)
+
+
+def test_a_whole_model_learns_in_smaller_steps_unless_somebody_says_how_large() -> None:
+    assert Settings().trainer.learning_rate == 1e-4
+    assert Settings(trainer={"weights": "full"}).trainer.learning_rate == 1e-5
+    own = {"weights": "full", "learning_rate": 3e-6}
+    assert Settings(trainer=own).trainer.learning_rate == 3e-6
+    assert Settings(trainer={"weights": "full"}).with_algorithm("sft").trainer.weights == "full"
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        (
+            {"trainer": {"weights": "full"}, "policies": {"a": {"agents": ["a"]}}},
+            r"several policies \(policy, a\): an engine has one set of weights",
+        ),
+        (
+            {"policies": {"a": {"agents": ["a"], "trainer": {"weights": "full"}}}},
+            r"policies.a.trainer.weights = full",
+        ),
+        (
+            {"trainer": {"weights": "full", "quantization": "4bit"}},
+            "set quantization = none, or weights = lora",
+        ),
+    ],
+)
+def test_a_whole_model_is_neither_shared_nor_quantised(
+    settings: dict[str, Any], complaint: str
+) -> None:
+    with pytest.raises(ValidationError, match=complaint):
+        Settings(**settings)

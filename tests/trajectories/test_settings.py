@@ -57,6 +57,7 @@ OTHER: dict[tuple[str, ...], tuple[str, Any]] = {
     ("siblings", "policies"): ('["policy"]', ("policy",)),
     ("siblings", "call"): ("first", "first"),
     ("trainer", "loss"): ("gspo", "gspo"),
+    ("trainer", "weights"): ("full", "full"),
     ("trainer", "report_to"): ('["mlflow"]', ("mlflow",)),
     ("trainer", "replay_share"): ("0.25", 0.25),
     ("gateway", "durability"): ("required", "required"),

@@ -43,6 +43,7 @@ class Grpo:
             output=round_.output,
             optimizer=round_.optimizer,
             callbacks=list(round_.callbacks),
+            load_base=round_.load_base,
         )
 
 

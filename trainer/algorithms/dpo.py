@@ -91,6 +91,7 @@ def make_dpo_trainer(round_: Round) -> LoggedDPOTrainer:
     )
     trainer = LoggedDPOTrainer(
         model=round_.model,
+        ref_model=round_.reference(),
         args=config,
         train_dataset=PLACEHOLDER,
         processing_class=round_.tokenizer,

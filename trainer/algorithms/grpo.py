@@ -15,7 +15,7 @@ Differences from textbook GRPO (arXiv 2402.03300):
 Here a round's settings become a trainer.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from trl import GRPOConfig
 
 from trainer import ranks
 from trainer.algorithms.budgets import Ledger, Limits
-from trainer.algorithms.logged import LEAST_ROWS, Budgets, LoggedGRPOTrainer
+from trainer.algorithms.logged import LEAST_ROWS, Budgets, LoggedGRPOTrainer, with_logprobs
 from trainer.algorithms.loss import Objective
 from trainer.algorithms.protocol import NothingToLearn
 from trainer.algorithms.rows import LoggedRows
@@ -45,10 +45,12 @@ def make_grpo_trainer(
     optimizer: Any,
     callbacks: list[Any],
     parent: int = 0,
+    load_base: Callable[[], Any] | None = None,
 ) -> LoggedGRPOTrainer:
     """The trainer of one round; rows whose advantage is 0 teach nothing and are left out.
 
-    `parent` is the version that the round starts from.
+    `parent` is the version that the round starts from. `load_base` brings the base model where
+    `model` is not an adapter on it.
     """
     rows = LoggedRows(samples, advantages, parent=parent, is_merged=settings.merge_calls)
     if rows.spans < 2:
@@ -78,6 +80,8 @@ def make_grpo_trainer(
     trainer.rows, trainer.shape = rows, shape
     trainer.objective = objective_of(settings)
     trainer.ledger = Ledger(limits_of(settings), [task_name(key) for key in rows.tasks])
+    if load_base is not None and trainer.needs_base:
+        trainer.base = with_logprobs(load_base())
     if settings.decoupled:
         trainer.compute_parent(order.TOKENS_PER_PASS)
     elif trainer.ledger.limits.needs_parent and rows.has_unknown_task:
@@ -132,7 +136,7 @@ def refuse_to_reward(**_: Any) -> list[float]:
 
 
 def shared_arguments(settings: TrainerSettings, output: Path) -> dict[str, Any]:
-    """What GRPO and SFT share. bf16 stays off: the weights already have the wanted dtype."""
+    """What GRPO and SFT share. bf16 is off where the weights already have the wanted dtype."""
     is_cpu = device_for(settings) == "cpu"
     return {
         "output_dir": str(output),
@@ -140,7 +144,7 @@ def shared_arguments(settings: TrainerSettings, output: Path) -> dict[str, Any]:
         "num_train_epochs": settings.epochs,
         "lr_scheduler_type": "constant",
         "max_grad_norm": 1.0,
-        "bf16": False,
+        "bf16": settings.weights == "full" and settings.dtype == "bfloat16",
         "use_cpu": is_cpu,
         "ddp_find_unused_parameters": False,
         "gradient_checkpointing": not is_cpu,

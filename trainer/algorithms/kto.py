@@ -129,6 +129,7 @@ def make_kto_trainer(round_: Round) -> LoggedKTOTrainer:
     )
     trainer = LoggedKTOTrainer(
         model=round_.model,
+        ref_model=round_.reference(),
         args=config,
         train_dataset=PLACEHOLDER,
         processing_class=round_.tokenizer,

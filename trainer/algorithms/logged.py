@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from transformers import TrainerCallback
 from trl import GRPOTrainer
+from trl.trainer.grpo_trainer import add_fused_lm_head
 
 from trainer.algorithms.budgets import Ledger, StepSums
 from trainer.algorithms.loss import Answers, Objective, Size, k3, policy_loss, span_sums
@@ -28,12 +29,19 @@ LARGEST_RISE = 1.0  # nats: a token that became likelier still counts for no mor
 LEAST_ROWS = 2  # TRL refuses one; the second may be the empty one
 
 
+def with_logprobs(model: Any) -> Any:
+    """The model, able to give logprobs without its logits, as TRL makes the policy so."""
+    add_fused_lm_head(model)
+    return model
+
+
 class LoggedGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
     """Trains on LoggedRows; its dataset are their numbers, and one more, of an empty row."""
 
     rows: LoggedRows
     objective = Objective()
     ledger: Ledger
+    base: Any = None  # where the policy is a whole model
     shape: Shape  # of a step
     notes: tuple[str, ...] = ()  # what the run should say of the round
     _buffered_inputs: list[dict[str, Tensor]] | None
@@ -71,14 +79,22 @@ class LoggedGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
             fill = self._tokenizer.pad_token_id
             batch = tensors_of(rows[start : start + size], fill=fill, device=device)
             if self.needs_base:
-                with torch.no_grad(), self.accelerator.unwrap_model(self.model).disable_adapter():
-                    batch["base"], _ = self.logprobs(self.model, batch)
+                with torch.no_grad():
+                    batch["base"] = self.base_logprobs(batch)
             found.append({**batch, "tokens_of_step": shares[0], "spans_of_step": shares[1]})
         return found
 
     @property
     def needs_base(self) -> bool:
         return bool(self.objective.kl_to_base or self.ledger.limits.kl_to_base)
+
+    def base_logprobs(self, batch: dict[str, Tensor]) -> Tensor:
+        """Logprobs under the base model: the policy without its adapter, or a model beside it."""
+        if self.base is not None:
+            with self.autocast_smart_context_manager():
+                return self.logprobs(self.base, batch)[0]
+        with self.accelerator.unwrap_model(self.model).disable_adapter():
+            return self.logprobs(self.model, batch)[0]
 
     def logprobs(self, model: Any, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Logprob and entropy of every token with loss, (B, T - 1): the first is never one."""

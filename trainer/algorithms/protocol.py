@@ -7,7 +7,7 @@ by the training process for a transformers.Trainer over the rows that were found
 So whatever needs torch is imported in `make_trainer` and not above it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -42,12 +42,17 @@ class Round:
     """All that an algorithm makes its trainer of."""
 
     plan: Plan
-    model: Any  # the trainable PEFT model, on its device
+    model: Any  # the trainable model, on its device: of PEFT, or whole (`trainer.weights`)
     tokenizer: Any
     samples: Sequence[Sample]  # those that it asked for, in the order of the log
     output: Path  # where the trainer puts its checkpoints, from which it is resumed
     optimizer: Any  # with the moments of the round before
     callbacks: Sequence[Any]  # to be given to the trainer: progress, and the end at a NaN
+    load_base: Callable[[], Any] | None = None  # the frozen base; None: `model` less its adapter
+
+    def reference(self) -> Any:
+        """The frozen base model for a TRL trainer's `ref_model`; None: it finds it in the model."""
+        return None if self.load_base is None else self.load_base()
 
     @property
     def settings(self) -> TrainerSettings:

@@ -1,10 +1,10 @@
-"""The gate: what an adapter directory must be before any engine may see it.
+"""The gate: what the directory of a version must be before any engine may see it.
 
 vLLM checks little: NaN weights load with 200 and then corrupt other requests,
 a flipped bit goes unnoticed, and a pickle may run code. So every file is held
 against the manifest's SHA-256, every tensor against its shape, and every
-number must be finite. Needs safetensors and numpy, not torch. Each refusal is
-an AdapterError that says what is wrong.
+number must be finite (of a whole model: weights.py). Needs safetensors and
+numpy, not torch. Each refusal is an AdapterError that says what is wrong.
 """
 
 import re
@@ -16,13 +16,22 @@ import numpy as np
 import orjson
 from safetensors import SafetensorError, safe_open
 
+from trainer.delivery.weights import CONFIG as WHOLE_CONFIG
+from trainer.delivery.weights import Whole, check_weights
 from trainer.durable import sha256_of
 from trajectories.errors import AdapterError, RecordError
-from trajectories.resources import MANIFEST, PROBE, AdapterManifest
+from trajectories.resources import MANIFEST, PROBE, AdapterManifest, Kind
 
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
-REQUIRED = frozenset({WEIGHTS, CONFIG, PROBE})
+REQUIRED = {
+    Kind.LORA: frozenset({WEIGHTS, CONFIG, PROBE}),
+    Kind.FULL: frozenset({WHOLE_CONFIG, PROBE}),
+}
+ALLOWED = {
+    Kind.LORA: frozenset({".safetensors", ".json"}),
+    Kind.FULL: frozenset({".safetensors", ".json", ".jinja", ".txt"}),  # a tokenizer's are text
+}
 MAX_NORM = 1e3  # of one LoRA matrix; a healthy one stays below 10
 TENSOR = re.compile(r"\.(?P<module>[^.]+)\.lora_(?P<side>[AB])\.weight$")
 
@@ -35,13 +44,26 @@ class Expected:
     base_sha256: str
     rank: int | None = None
     target_modules: frozenset[str] | None = None
+    whole: Whole | None = None  # where it must be a whole model
+
+    @property
+    def kind(self) -> Kind:
+        return Kind.LORA if self.whole is None else Kind.FULL
 
 
 def check_adapter(directory: Path, expected: Expected) -> AdapterManifest:
-    """The adapter's manifest, if everything about the directory is right."""
+    """The version's manifest, if everything about the directory is right."""
     manifest = read_manifest(directory)
+    if manifest.kind is not expected.kind:
+        raise AdapterError(
+            f"{directory.name} is {manifest.kind.value}, and trainer.weights is"
+            f" {expected.kind.value}: roll back to version 0 before you change the setting"
+        )
     check_files(directory, manifest)
     check_base(manifest, expected)
+    if expected.whole is not None:
+        check_weights(directory, manifest.tensors, expected.whole)
+        return manifest
     check_config(directory, manifest, expected)
     check_tensors(directory / WEIGHTS, manifest)
     return manifest
@@ -68,8 +90,8 @@ def check_files(directory: Path, manifest: AdapterManifest) -> None:
             f"{directory.name} holds {', '.join(unlisted)}, which the manifest does not list;"
             " only .safetensors weights are ever loaded"
         )
-    for name in sorted(REQUIRED | set(manifest.files)):
-        if Path(name).suffix not in (".safetensors", ".json"):
+    for name in sorted(REQUIRED[manifest.kind] | set(manifest.files)):
+        if Path(name).suffix not in ALLOWED[manifest.kind]:
             raise AdapterError(f"{directory.name} holds {name}: only .safetensors may be loaded")
         if name not in present or name not in manifest.files:
             raise AdapterError(f"{directory.name}: {name} is missing")

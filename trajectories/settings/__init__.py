@@ -133,6 +133,22 @@ class Settings(BaseSettings):
         return self
 
     @model_validator(mode="after")
+    def _a_whole_model_is_alone(self) -> Self:
+        full = [where for where, trainer in self._trainers() if trainer.weights == "full"]
+        if full and self.policies:
+            raise ValueError(
+                f"{full[0]}.weights = full, but there are several policies"
+                f" ({', '.join(self.policy_names)}): an engine has one set of weights. Set it to"
+                " lora, or give each policy a house and an engine of its own"
+            )
+        return self
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the engine's own weights are what a round changes (`trainer.weights`)."""
+        return self.trainer.weights == "full"
+
+    @model_validator(mode="after")
     def _a_round_may_have_what_it_needs(self) -> Self:
         for where, trainer in self._trainers():
             by_interval = trainer.interval_seconds is not None  # what there is will do

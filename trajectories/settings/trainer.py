@@ -1,11 +1,14 @@
 """`[trainer]` and `[engine]`: when and how a round is trained, and the vLLM started for it."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import orjson
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from trajectories.settings.section import Section
+
+# LoRA's best rate is about ten times that of the whole model ("LoRA Without Regret", 2025).
+FULL_LEARNING_RATE = 1e-5
 
 
 def joined(written: Any) -> Any:
@@ -76,7 +79,16 @@ class TrainerSettings(Section):
         4, ge=0, description="Oldest policy version trained on, counted back from the current one"
     )
     epochs: int = Field(2, ge=1, description="Passes over a round's samples")
-    learning_rate: float = Field(1e-4, gt=0, description="Of AdamW, constant over the round")
+    weights: Literal["lora", "full"] = Field(
+        "lora",
+        description="What a round trains: an adapter; or the whole model, which takes the place of"
+        " the engine's own",
+    )
+    learning_rate: float = Field(
+        1e-4,
+        gt=0,
+        description="Of AdamW, constant over the round; unset with full weights: a tenth of it",
+    )
     batch_size: int = Field(16, ge=2, description="Samples of one optimizer step")
     rank: int = Field(16, ge=1, le=256, description="Rank of the LoRA matrices")
     alpha: int = Field(32, ge=1, description="LoRA scale, divided by the rank")
@@ -208,9 +220,36 @@ class TrainerSettings(Section):
     drain_seconds: float = Field(
         120, gt=0, description="Longest wait for running trajectories before a version retires"
     )
+    pause_seconds: float = Field(
+        120,
+        gt=0,
+        description="Longest wait for running calls before an engine's own weights are exchanged",
+    )
+    full_kept: int = Field(
+        2,
+        ge=2,
+        description="Full-weight versions that stay on disk: the current one and those it can be"
+        " rolled back to",
+    )
     shuffle_rewards: bool = Field(
         False, description="Control experiment: permute the rewards of a round. Never in production"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _a_whole_model_learns_in_smaller_steps(cls, written: Any) -> Any:
+        is_full = isinstance(written, dict) and written.get("weights") == "full"
+        return {"learning_rate": FULL_LEARNING_RATE, **written} if is_full else written
+
+    @model_validator(mode="after")
+    def _a_whole_model_is_whole(self) -> Self:
+        if self.weights == "full" and self.quantization != "none":
+            raise ValueError(
+                f"weights = full trains every number of the model, and quantization ="
+                f" {self.quantization} keeps none of them: set quantization = none, or weights ="
+                " lora"
+            )
+        return self
 
     @property
     def most_unused(self) -> int:

@@ -33,6 +33,7 @@ ALGORITHMS = ("grpo", "sft")
 def write_runs(directory: Path, base: Path, samples: list[Sample]) -> None:
     for algorithm in ALGORITHMS:
         write_run(directory / algorithm, base, samples, algorithm)
+    write_run(directory / "full", base, samples, "grpo", weights="full", kl_to_base=0.1)
 
 
 @pytest.fixture(scope="module")
@@ -62,16 +63,17 @@ def losses(run: Path) -> list[Any]:
     return [json.loads(line) for line in (run / "losses.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_two_processes_have_the_losses_and_the_adapter_of_one(
-    algorithm: str, directories: tuple[Path, Path]
+@pytest.mark.parametrize("run", [*ALGORITHMS, "full"])
+def test_two_processes_have_the_losses_and_the_weights_of_one(
+    run: str, directories: tuple[Path, Path]
 ) -> None:
-    one, two = (directory / algorithm for directory in directories)
+    one, two = (directory / run for directory in directories)
     assert len(losses(one)) == 6, "11 rows, 4 a step, 2 epochs"
     for alone, shared in zip(losses(one), losses(two), strict=True):
         assert shared[0] == alone[0]
         assert shared[1] == pytest.approx(alone[1], abs=1e-5)
-    mine, theirs = (load_file(run / "trained" / "adapter_model.safetensors") for run in (one, two))
+    file = "model.safetensors" if run == "full" else "adapter_model.safetensors"
+    mine, theirs = (load_file(path / "trained" / file) for path in (one, two))
     assert mine.keys() == theirs.keys()
     for name, tensor in mine.items():
         np.testing.assert_allclose(theirs[name], tensor, atol=1e-4, err_msg=name)
