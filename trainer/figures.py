@@ -20,6 +20,7 @@ def summary(history: Sequence[dict[str, Any]]) -> dict[str, float]:
         "kl_to_parent": "kl_to_parent",
         "guarded_tasks": "guarded_tasks",
         "tokens_saved_share": "tokens_saved_share",
+        "free_tokens_share": "free_tokens_share",
     }
     found: dict[str, float] = {}
     for logged, name in names.items():

@@ -140,9 +140,12 @@ def logprobs_of(model: Any, prompt: Sequence[int], tokens: Sequence[int]) -> lis
 
 
 def gaps(model: Any, samples: Iterable[Sample]) -> list[float]:
-    """|trainer's logprob - recorded logprob| of every token."""
+    """|trainer's logprob - recorded logprob| of every token.
+
+    A grammar only ever adds to what is recorded: of what was said under one, that counts as none.
+    """
     return [
-        abs(ours - recorded)
+        max(ours - recorded, 0.0) if sample.is_constrained else abs(ours - recorded)
         for sample in samples
         for ours, recorded in zip(
             logprobs_of(model, sample.prompt_token_ids, sample.token_ids),

@@ -129,7 +129,7 @@ def train_leg(leg: Leg, plan: Plan, samples: Sequence[Sample], parts: Stages) ->
     with parts.stage(LOADING):
         model, tokenizer = load_policy(plan)
     with parts.stage(READING):
-        own = (s for s in samples if s.version == plan.parent and s.has_ratio)
+        own = (s for s in samples if s.version == plan.parent and (s.has_ratio or s.is_constrained))
         fresh = list(islice(own, GAP_ROWS))
     metrics: dict[str, float] = {}
     if leg.number == 0:  # the only one that starts as what sampled the fresh rows
@@ -143,7 +143,7 @@ def train_leg(leg: Leg, plan: Plan, samples: Sequence[Sample], parts: Stages) ->
         plan=plan,
         model=model,
         tokenizer=tokenizer,
-        samples=taken(samples, algorithm.asks(settings), plan.parent),
+        samples=taken(samples, algorithm.asks(settings), plan.parent, is_first=leg.number == 0),
         output=leg.checkpoints,
         optimizer=optimizer,
         callbacks=(ProgressFile(leg, parts), Divergence()),

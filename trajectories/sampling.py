@@ -11,9 +11,18 @@ MOST_MIN_P = 0.2
 
 def has_ratio(sampling: Sampling) -> bool:
     """Whether raw logprobs describe how the tokens were chosen well enough for a ratio."""
-    return not (
-        sampling.is_constrained
-        or sampling.temperature == 0
+    return not sampling.is_constrained and not _is_cut_hard(sampling)
+
+
+def is_only_constrained(sampling: Sampling) -> bool:
+    """Whether a grammar is all that is in the way of a ratio."""
+    return sampling.is_constrained and not _is_cut_hard(sampling)
+
+
+def _is_cut_hard(sampling: Sampling) -> bool:
+    """Whether temperature, truncation or penalties chose the tokens as much as the model did."""
+    return (
+        sampling.temperature == 0
         or (sampling.top_p is not None and sampling.top_p < LEAST_TOP_P)
         or (sampling.top_k is not None and 0 < sampling.top_k < LEAST_TOP_K)
         or (sampling.min_p is not None and sampling.min_p > MOST_MIN_P)

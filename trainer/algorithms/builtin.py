@@ -21,7 +21,13 @@ class Grpo:
     name: str = "grpo"
 
     def asks(self, settings: TrainerSettings) -> Asks:
-        return Asks(needs_ratio=True, max_staleness=settings.max_staleness, is_shuffling=True)
+        return Asks(
+            needs_ratio=True,
+            # In four bits it is not quite the model that answered.
+            takes_constrained=settings.quantization == "none",
+            max_staleness=settings.max_staleness,
+            is_shuffling=True,
+        )
 
     def make_trainer(self, round_: Round) -> Any:
         from trainer.algorithms.grpo import make_grpo_trainer

@@ -85,7 +85,9 @@ def make_grpo_trainer(
     if settings.decoupled:
         trainer.compute_parent(order.TOKENS_PER_PASS)
     elif trainer.ledger.limits.needs_parent and rows.has_unknown_task:
-        trainer.compute_parent(order.TOKENS_PER_PASS, of_others=True)
+        trainer.compute_parent(order.TOKENS_PER_PASS, lambda at: not rows.is_own(at))
+    elif rows.has_constrained:
+        trainer.compute_parent(order.TOKENS_PER_PASS, rows.is_constrained)
     return trainer
 
 

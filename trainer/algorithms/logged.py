@@ -7,7 +7,7 @@ signatures.
 """
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -43,6 +43,7 @@ class LoggedGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
     ledger: Ledger
     base: Any = None  # where the policy is a whole model
     shape: Shape  # of a step
+    free_share = 1.0  # of the tokens said under a grammar
     notes: tuple[str, ...] = ()  # what the run should say of the round
     _buffered_inputs: list[dict[str, Tensor]] | None
     _sums: Tensor | None = None  # SUMS of the optimizer step, then successes and rises by task
@@ -69,8 +70,8 @@ class LoggedGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         rows = [self.rows[at] if at < len(self.rows) else EMPTY for at in numbers]
         rows.sort(key=lambda row: len(row.token_ids))
         size = -(-len(rows) // self.shape.passes)
-        tokens = sum(span.stop - span.start for row in rows for span in row.spans)
-        counts = torch.tensor([tokens, sum(len(row.spans) for row in rows)], dtype=torch.float32)
+        lengths = [span.tokens for row in rows for span in row.spans]
+        counts = torch.tensor([sum(lengths), sum(map(bool, lengths))], dtype=torch.float32)
         device = self.accelerator.device
         # Gradients are averaged over processes: a sum is divided by a process's share.
         shares = self.accelerator.reduce(counts.to(device), reduction="mean")
@@ -185,19 +186,20 @@ class LoggedGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
         metrics["guarded_tasks"].append(float(len(self.ledger.closed)))
         if sums["known"]:
             metrics["kl_to_parent"].append(sums["kl_to_parent"] / sums["known"])
+        if self.rows.has_constrained:
+            metrics["free_tokens_share"].append(self.free_share)
         if self.needs_base:
             metrics["kl"].append(sums["kl_to_base"] / answers)
 
     @torch.no_grad()  # type: ignore[untyped-decorator]
-    def compute_parent(self, tokens: int, *, of_others: bool = False) -> None:
+    def compute_parent(self, tokens: int, is_wanted: Callable[[int], bool] | None = None) -> None:
         """The parent's logprobs of every answer: the policy's, before its first step.
 
-        `tokens` is how many fit one forward pass. `of_others`: only of what the parent did not
-        sample itself, since the rest was recorded.
+        `tokens` is how many fit one forward pass; `is_wanted` says of which samples, all if unset.
         """
 
         def wanted(row: Row) -> list[Span]:
-            return [s for s in row.spans if not (of_others and self.rows.is_own(s.sample))]
+            return [s for s in row.spans if is_wanted is None or is_wanted(s.sample)]
 
         self.model.eval()
         order = [at for at, row in enumerate(self.rows.rows) if wanted(row)]
@@ -213,6 +215,7 @@ class LoggedGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
                     values = logprobs_bt[place, span.start - 1 : span.stop - 1]
                     self.rows.computed[span.sample] = array("f", values.tolist())
         self.model.train()
+        self.free_share = self.rows.free_share()
 
 
 class Budgets(TrainerCallback):  # type: ignore[misc]

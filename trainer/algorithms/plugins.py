@@ -81,6 +81,9 @@ def joint(asked: Sequence[Asks]) -> Asks:
     middles = {one.middle for one in asked}
     return Asks(
         needs_ratio=all(one.needs_ratio for one in asked),
+        takes_constrained=asked[
+            0
+        ].takes_constrained,  # later legs start as another than who said it
         max_staleness=None if None in ages else max(age for age in ages if age is not None),
         above=None if None in bounds else min(bound for bound in bounds if bound is not None),
         middle=middles.pop() if len(middles) == 1 else None,

@@ -27,6 +27,7 @@ class Asks:
     """What an algorithm asks of the log. As it stands: any answer of the policy, however old."""
 
     needs_ratio: bool = False  # only answers whose importance ratio makes sense
+    takes_constrained: bool = False  # and such as a grammar left free (trainer/batch/grammars.py)
     max_staleness: int | None = None  # only of versions this close to the current; None: any
     above: float | None = None  # only trajectories rewarded above this; worse ones are not needed
     middle: float | None = None  # the reward that parts better from worse; None: the mean

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from trainer.advantages.baseline import Key, key_of
+from trainer.batch.grammars import free_tokens
 from trainer.batch.merging import Row, Span, merge, saving, tokens_of
 from trainer.batch.samples import Sample
 
@@ -25,6 +26,12 @@ class LoggedSpan:
     parent: Sequence[float] | None  # of the version that the round starts from, where known
     advantage: float
     task: int  # its place among `LoggedRows.tasks`
+    free: Sequence[bool] | None = None  # which tokens carry loss; None: all
+
+    @property
+    def tokens(self) -> int:
+        """How many carry loss."""
+        return self.stop - self.start if self.free is None else sum(self.free)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +49,9 @@ class LoggedRows(Sequence[LoggedRow]):
     """Samples with their advantages, merged into rows; what has no advantage carries no loss.
 
     `parent` is the version that the round starts from: what it sampled itself
-    was recorded with its own logprobs. `computed` are those that were not, by
-    sample.
+    was recorded with its own logprobs, unless under a grammar. `computed` are
+    those that were not, by sample; of what was said under a grammar, only tokens
+    that it left free carry loss from then on.
     """
 
     def __init__(
@@ -60,7 +68,8 @@ class LoggedRows(Sequence[LoggedRow]):
         self.computed: dict[int, Sequence[float]] = {}
         kept = [at for at, value in enumerate(advantages) if abs(value) > SMALLEST_ADVANTAGE]
         self._tasks: dict[Key, int] = {}
-        self._is_own = bytearray(len(samples))  # sampled by the parent itself
+        self._is_own = bytearray(len(samples))  # recorded with the parent's own logprobs
+        self._is_constrained = bytearray(len(samples))
         self._own: Counter[int] = Counter()  # such samples by task
         self._answers: Counter[int] = Counter()  # all samples by task
         rows = merge((self._seen(at) for at in kept), is_on=is_merged)
@@ -90,13 +99,32 @@ class LoggedRows(Sequence[LoggedRow]):
         return any(2 * self._own[task] < count for task, count in self._answers.items())
 
     def is_own(self, sample: int) -> bool:
-        """Whether the parent itself sampled it, so that its recorded logprobs are the parent's."""
+        """Whether its recorded logprobs are the parent's, who sampled it without a grammar."""
         return bool(self._is_own[sample])
+
+    def is_constrained(self, sample: int) -> bool:
+        """Whether a grammar had a say in it."""
+        return bool(self._is_constrained[sample])
+
+    @property
+    def has_constrained(self) -> bool:
+        return any(self._is_constrained)
+
+    def free_share(self) -> float:
+        """Of the tokens said under a grammar, the part that it left free, once computed."""
+        free = total = 0
+        for at, alone in self.computed.items():
+            if self.is_constrained(at):
+                found = free_tokens(self._samples[at].logprobs, alone)
+                free, total = free + sum(found), total + len(found)
+        return free / total if total else 1.0
 
     def _seen(self, at: int) -> Sample:
         sample = self._samples[at]
         task = self._tasks.setdefault(key_of(sample), len(self._tasks))
-        self._is_own[at] = is_own = sample.version == self._parent
+        is_own = sample.version == self._parent and not sample.is_constrained
+        self._is_own[at] = is_own
+        self._is_constrained[at] = sample.is_constrained
         self._own[task] += is_own
         self._answers[task] += 1
         return sample
@@ -104,13 +132,18 @@ class LoggedRows(Sequence[LoggedRow]):
     def _span(self, span: Span) -> LoggedSpan:
         sample = self._samples[span.sample]
         own = sample.logprobs if self.is_own(span.sample) else None
+        parent = self.computed.get(span.sample, own)
+        free = None
+        if sample.is_constrained and parent is not None:
+            free = free_tokens(sample.logprobs, parent)
         return LoggedSpan(
             span.start,
             span.stop,
             sample.logprobs,
-            self.computed.get(span.sample, own),
+            parent,
             self._advantages[span.sample],
             self._tasks[key_of(sample)],
+            free,
         )
 
 

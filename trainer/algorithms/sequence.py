@@ -10,7 +10,7 @@ not changed by what was learned since. No torch.
 
 from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import overload
 
@@ -120,14 +120,22 @@ class Chosen(Sequence[Sample]):
         return self._samples[self._places[index]]
 
 
-def taken(samples: Sequence[Sample], asked: Asks, current: int) -> Sequence[Sample]:
-    """The samples that a leg asks for, in their order; `current` is the version before it."""
+def taken(
+    samples: Sequence[Sample], asked: Asks, current: int, *, is_first: bool = True
+) -> Sequence[Sample]:
+    """The samples that a leg asks for, in their order; `current` is the version before the round.
+
+    Only the first leg starts as that version, and can tell what a grammar took away.
+    """
+    if not is_first:
+        asked = replace(asked, takes_constrained=False)
     places = [at for at, sample in enumerate(samples) if _is_asked_for(sample, asked, current)]
     return samples if len(places) == len(samples) else Chosen(samples, places)
 
 
 def _is_asked_for(sample: Sample, asked: Asks, current: int) -> bool:
-    if asked.needs_ratio and not sample.has_ratio:
+    is_free = asked.takes_constrained and sample.is_constrained and sample.version == current
+    if asked.needs_ratio and not (sample.has_ratio or is_free):
         return False
     if sample.cut and not asked.takes_windows:
         return False

@@ -32,6 +32,8 @@ def tensors_of(
         for place, span in enumerate(row.spans, 1):
             at = slice(span.start, span.stop)
             spans[number, at] = place
+            if span.free is not None:  # a token that a grammar chose is context
+                spans[number, at] *= torch.tensor(span.free)
             tasks[number, at] = span.task
             behaviour[number, at] = torch.tensor(span.behaviour)
             advantages[number, at] = span.advantage

@@ -115,6 +115,7 @@ def selection_for(
         middle=asked.middle,
         needs_pairs=asked.needs_pairs,
         with_corrections=asked.with_corrections,
+        takes_constrained=asked.takes_constrained,
         cuts_context=asked.takes_windows and settings.trainer.cut_context,
         tenant=settings.policy_tenant,
         is_personal=personal_check(settings),

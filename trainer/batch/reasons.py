@@ -38,7 +38,8 @@ REASONS: Mapping[Exclusion, Reason] = {
     ),
     Exclusion.STALE: Reason("sampled by too old a version", "trainer.max_staleness"),
     Exclusion.NO_RATIO: Reason(
-        "sampled greedily, by a grammar or cut hard: no ratio (SFT takes it)", "trainer.algorithm"
+        "sampled greedily, cut hard, or by a grammar and an older version (SFT takes it)",
+        "trainer.algorithm",
     ),
     Exclusion.NOT_POSITIVE: Reason("not good enough to imitate", "trainer.sft_threshold"),
     Exclusion.UNPAIRED: Reason("no other answer to the same prompt was judged otherwise"),

@@ -21,7 +21,7 @@ from trainer.batch.worth import Worth, agent_of, worth_of
 from trajectories.access import TENANT
 from trajectories.composition import Composition
 from trajectories.model import Choice, Outcome, Record, Trajectory, Transition
-from trajectories.sampling import has_ratio
+from trajectories.sampling import has_ratio, is_only_constrained
 from trajectories.survey import is_surveyed, propensity_of
 
 
@@ -41,7 +41,7 @@ class Exclusion(StrEnum):
     NOT_ALIGNED = "not_aligned"  # token ids and logprobs do not match
     TOO_LONG = "too_long"  # longer than trainer.max_length
     STALE = "stale"  # sampled by too old a version
-    NO_RATIO = "no_ratio"  # greedy, constrained or cut: no importance ratio
+    NO_RATIO = "no_ratio"  # greedy, cut hard, or a grammar's of old: no importance ratio
     NOT_POSITIVE = "not_positive"  # SFT learns from successes only
     UNPAIRED = "unpaired"  # DPO: nothing to hold it against yet
     CAPPED = "capped"  # all that was said of it is above somebody's share of the round
@@ -82,7 +82,8 @@ class Sample(Record):
     logprobs: tuple[float, ...]  # of the sampler, in nats, at temperature 1
     reward: float  # the final reward of the trajectory, as far as it is this agent's
     is_labelled: bool = True  # somebody voted; False: the reward is AIR's alone
-    has_ratio: bool = True  # whether an importance ratio makes sense
+    has_ratio: bool = True  # whether an importance ratio makes sense for all of its tokens
+    is_constrained: bool = False  # for those that a grammar left free, and nothing else is wrong
     step: int = 0  # which call of its trajectory it is, from 0
     calls_to_go: int = 0  # how many calls the trajectory has after it
     anchor: str = ""  # equal for calls that were asked the very same
@@ -118,6 +119,7 @@ class Selection:
     middle: float | None = None  # parts better from worse trajectories; None: the mean (GRPO)
     needs_pairs: bool = False  # only answers that stand against another, or were corrected (DPO)
     with_corrections: bool = False  # answers come with what they should have been
+    takes_constrained: bool = False  # answers under a grammar by the current version
     cuts_context: bool = False  # what is too long loses the left of its prompt, and its ratio
     tenant: str = TENANT  # whose traffic
     is_personal: Callable[[Transition], bool] | None = None  # None: nobody looks
@@ -240,7 +242,10 @@ def transition_exclusion(transition: Transition, selection: Selection) -> Exclus
     if selection.max_staleness is not None and age > selection.max_staleness:
         return Exclusion.STALE
     if selection.needs_ratio and not has_ratio(transition.sampling):
-        return Exclusion.NO_RATIO
+        # Only the version that said it can tell what the grammar took away.
+        is_fresh = selection.takes_constrained and age == 0
+        if not (is_fresh and is_only_constrained(transition.sampling)):
+            return Exclusion.NO_RATIO
     # Last: it is the one check that reads texts.
     if selection.is_personal is not None and selection.is_personal(transition):
         return Exclusion.PERSONAL
@@ -286,6 +291,7 @@ def _sample(
         token_ids=choice.token_ids,
         logprobs=choice.logprobs,
         has_ratio=not cut and has_ratio(transition.sampling),
+        is_constrained=not cut and is_only_constrained(transition.sampling),
         cut=cut,
         step=step,
         calls_to_go=len(trajectory.transitions) - 1 - step,
