@@ -107,6 +107,8 @@ def process_specs(
         specs.append(ProcessSpec("archiver", archiver, environment, stop_seconds=30))
     if settings.verdict_sources:
         specs.append(ProcessSpec("verdicts", [PYTHON, "-m", "workers", "verdicts"], environment))
+    if settings.siblings.enabled:
+        specs.append(ProcessSpec("siblings", [PYTHON, "-m", "workers", "siblings"], environment))
     if with_trainer:
         specs.append(ProcessSpec("trainer", [PYTHON, "-m", "trainer"], environment))
     specs.append(

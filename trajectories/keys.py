@@ -81,6 +81,7 @@ KEYS: tuple[Key, ...] = (
     Key("judge:{tenant}:{judge}:spent:{day}", "hash", "ttl", "calls and tokens of one UTC day"),
     Key("judge:{tenant}:{judge}:group:{digest}", "zset", "ttl", "trajectories to be compared"),
     Key("judge:{tenant}:{judge}:lock:{digest}", "string", "lease", "which job compares them"),
+    Key("siblings:{policy}:spent:{day}", "hash", "ttl", "answers and tokens of one UTC day"),
     Key("calibration:{tenant}:{judge}", "string", "ttl", "from its scores to people's, JSON"),
     Key("opinion:{tenant}:{digest}", "string", "ttl", "scores of content that was judged, JSON"),
     Key("user-key", "string", "permanent", "what ids of users are hashed with in the archive"),
@@ -268,6 +269,10 @@ def judge_group(tenant: str, judge: str, digest: str) -> str:
 
 def judge_lock(tenant: str, judge: str, digest: str) -> str:
     return f"judge:{tenant}:{judge}:lock:{digest}"
+
+
+def siblings_spent(policy_name: str, day: str) -> str:
+    return f"siblings:{policy_name}:spent:{day}"
 
 
 def calibration(tenant: str, judge: str) -> str:

@@ -1,4 +1,4 @@
-"""`python -m workers dispatcher`, `worker`, `verdicts`, `archiver`: between gateway and trainer.
+"""`python -m workers dispatcher`, `worker`, `verdicts`, `siblings`, `archiver`: behind the gateway.
 
 `replay` is none of them: it computes the rewards of old traffic anew, and ends.
 
@@ -16,9 +16,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m workers", description=__doc__)
     parser.add_argument(
         "process",
-        choices=("dispatcher", "worker", "verdicts", "calibrate", "archiver", "replay"),
+        choices=(
+            *("dispatcher", "worker", "verdicts", "calibrate", "siblings", "archiver", "replay"),
+        ),
         help="dispatcher: streams to the store and the queues. worker: runs reward jobs."
         " verdicts: asks judges, webhooks and custom rewards. calibrate: fits judges once."
+        " siblings: further answers to recorded prompts, while the engine is idle."
         " archiver: what was scored to the archive. replay: rewards anew, with options of its own",
     )
     given, rest = parser.parse_known_args(arguments)
@@ -51,6 +54,10 @@ def main(arguments: list[str] | None = None) -> int:
             from workers.verdicts.worker import run_verdict_worker
 
             run_verdict_worker(settings, stop)
+        elif process == "siblings":
+            from workers.siblings.worker import run_sibling_worker
+
+            run_sibling_worker(settings, stop)
         elif process == "calibrate":
             from workers.verdicts.worker import calibrate_all
 

@@ -57,8 +57,9 @@ def seconds(value: str) -> int:
 def test_the_loop_is_one_compose_up() -> None:
     loop = {name for name, service in SERVICES.items() if "profiles" not in service}
     assert loop == {"gateway", "redis", "dispatcher", "worker", "archiver", "trainer", "vllm"}
-    assert set(SERVICES) == loop | OBSERVABILITY | {"verdicts"}
+    assert set(SERVICES) == loop | OBSERVABILITY | {"verdicts", "siblings"}
     assert SERVICES["verdicts"]["profiles"] == ["judges"]
+    assert SERVICES["siblings"]["profiles"] == ["siblings"]
     assert all(SERVICES[name]["profiles"] == ["observability"] for name in OBSERVABILITY)
     assert COMPOSE["name"] == "ratchet"
 
@@ -246,6 +247,15 @@ def test_what_forgets_may_write_the_archive_and_the_training_rows() -> None:
 def test_a_judge_that_asks_the_gateway_has_its_key() -> None:
     assert "RATCHET_GATEWAY_API_KEY" in SERVICES["verdicts"]["environment"]
     assert SERVICES["verdicts"]["environment"]["RATCHET_GATEWAY_API_KEY"] is None
+
+
+def test_siblings_reach_the_gateway_and_have_a_key() -> None:
+    environment = SERVICES["siblings"]["environment"]
+    port = SERVICES["gateway"]["environment"]["RATCHET_GATEWAY_PORT"]
+    assert environment["RATCHET_SIBLINGS_URL"] == f"http://gateway:{port}"
+    assert environment["RATCHET_SIBLINGS_API_KEY"] is None
+    assert environment["RATCHET_GATEWAY_API_KEY"] is None
+    assert set(SERVICES["gateway"]["networks"]) & set(SERVICES["siblings"]["networks"])
 
 
 def test_extras_can_be_added_to_the_trainer() -> None:

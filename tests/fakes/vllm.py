@@ -81,6 +81,7 @@ class FakeVLLM:
     requests: list[Seen] = field(default_factory=list)
     chunks_sent: int = 0
     running: int = 0
+    waiting: int = 0  # as /metrics tells it
     cancelled: int = 0
     url: str = ""
     gate: "threading.Semaphore | None" = None
@@ -144,6 +145,7 @@ class FakeVLLM:
         """What is served, the first that fits first."""
         return [
             web.get("/health", self._health),
+            web.get("/metrics", self._metrics),
             web.get("/v1/models", self._models),
             web.post("/v1/chat/completions", self._chat),
             web.post("/v1/completions", self._completions),
@@ -158,6 +160,12 @@ class FakeVLLM:
 
     async def _health(self, _: web.Request) -> web.Response:
         return web.Response()
+
+    async def _metrics(self, _: web.Request) -> web.Response:
+        labels = f'{{engine="0",model_name="{self.base_model}"}}'
+        found = {"running": self.running, "waiting": self.waiting}
+        lines = [f"vllm:num_requests_{name}{labels} {count:.1f}" for name, count in found.items()]
+        return web.Response(text="# HELP vllm:num_requests_running ...\n" + "\n".join(lines) + "\n")
 
     async def _control(self, request: web.Request) -> web.Response:
         wish = await request.json()

@@ -56,6 +56,7 @@ OTHER: dict[tuple[str, ...], tuple[str, Any]] = {
     ("gateway", "signing_key"): ("sixteen-or-longer", "sixteen-or-longer"),
     ("siblings", "policies"): ('["policy"]', ("policy",)),
     ("siblings", "call"): ("first", "first"),
+    ("siblings", "url"): ("http://gateway", "http://gateway"),
     ("trainer", "loss"): ("gspo", "gspo"),
     ("trainer", "weights"): ("full", "full"),
     ("trainer", "report_to"): ('["mlflow"]', ("mlflow",)),

@@ -247,6 +247,12 @@ class Settings(BaseSettings):
             if name not in self.policy_names:
                 known = ", ".join(self.policy_names)
                 raise ValueError(f'siblings.policies: there is no "{name}" (there are: {known})')
+        tenants = self.tenants_of_policies()
+        if len({tenants[name] for name in self.siblings.policies}) > 1:
+            raise ValueError(
+                "siblings.policies learn from several tenants' traffic, but siblings.api_key is of"
+                " one: name those of one tenant, and start a process with other settings for others"
+            )
         return self
 
     def with_algorithm(self, written: str) -> Self:

@@ -11,7 +11,7 @@ from trajectories.settings.section import Section
 class SiblingSettings(Section):
     """Further answers to recorded prompts, asked for when the engine is idle."""
 
-    enabled: bool = Field(False, description="Ask for them (docs/siblings.md)")
+    enabled: bool = Field(False, description="`ratchet up` starts the process that asks")
     policies: tuple[str, ...] = Field((), description="Policies that answer; none: the default one")
     agents: tuple[str, ...] = Field((), description="Agents whose prompts are taken; none: all")
     answers: int = Field(
@@ -44,6 +44,11 @@ class SiblingSettings(Section):
         5, gt=0, description="Pause between two looks at a busy engine or an empty log"
     )
     timeout_seconds: float = Field(120, gt=0, le=600, description="Limit of one call")
+    url: str | None = Field(
+        None,
+        pattern=r"^https?://",
+        description="The gateway, without /v1; unset: gateway.host and gateway.port",
+    )
     api_key: str | None = Field(
         None, description="A key with the scopes inference and rollout; unset: gateway.api_key"
     )

@@ -3,7 +3,7 @@
 One synchronous class for all three processes, in rooms by subject: `intake`
 (transitions), `votes` (feedback, with `targets` and `items`), `scoring` (rewards),
 `archiving`, `training` (what the trainer claims), `index` (what records are known
-by), `verdicts` and `reading`. Every write is idempotent: the same record twice has
+by), `verdicts`, `siblings` and `reading`. Every write is idempotent: the same record twice has
 one effect, because a stage may always run twice.
 """
 
@@ -13,6 +13,7 @@ from trajectories.store.intake import Intake
 from trajectories.store.items import Cursor, Item
 from trajectories.store.reading import COUNTS
 from trajectories.store.refs import Archivable, Linkage, Scorable, TrajectoryRef
+from trajectories.store.siblings import Siblings
 from trajectories.store.targets import Place
 from trajectories.store.training import Training
 from trajectories.store.verdicts import Verdicts, VerdictState
@@ -34,5 +35,5 @@ __all__ = [
 ]
 
 
-class Store(Intake, Erasing, Training, Verdicts):
+class Store(Intake, Erasing, Training, Siblings, Verdicts):
     """Reads and writes records. Raises redis.RedisError when Redis cannot answer."""

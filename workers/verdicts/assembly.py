@@ -22,6 +22,14 @@ def build_panel(settings: Settings) -> Panel:
     )
 
 
+def gateway_url(settings: Settings) -> str:
+    """Where this gateway is asked from the same machine."""
+    host = settings.gateway.host
+    reachable = "127.0.0.1" if host in ("0.0.0.0", "::") else host
+    shown = f"[{reachable}]" if ":" in reachable else reachable
+    return f"http://{shown}:{settings.gateway.port}"
+
+
 def _oracle(name: str, judge: JudgeSettings, settings: Settings) -> Oracle:
     rubric = judge.rubric or RUBRICS[judge.kind]
     if judge.rubric_file is not None:
@@ -34,9 +42,6 @@ def _oracle(name: str, judge: JudgeSettings, settings: Settings) -> Oracle:
     key = judge.api_key
     url = judge.url
     if url is None:
-        host = settings.gateway.host
-        reachable = "127.0.0.1" if host in ("0.0.0.0", "::") else host
-        shown = f"[{reachable}]" if ":" in reachable else reachable
-        url = f"http://{shown}:{settings.gateway.port}"
+        url = gateway_url(settings)
         key = key or settings.gateway.api_key
     return Oracle(name, judge, url=url, key=key, rubric=rubric)

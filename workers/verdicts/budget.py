@@ -1,17 +1,12 @@
-"""What a judge may spend for a tenant in a UTC day: calls and tokens, counted in Redis.
+"""What a judge may spend for a tenant in a UTC day: calls and tokens."""
 
-Everything is reserved before it is spent, by increments that are taken back
-when they went over the limit: however many processes ask at once, no more is
-ever granted than the budget. What a killed process had reserved stays spent.
-"""
-
-import time
 from dataclasses import dataclass
 from typing import Any
 
 from redis import Redis
 
 from trajectories import keys
+from workers.spending import reserve, today
 from workers.verdicts.opinions import NoVerdict
 
 
@@ -37,23 +32,12 @@ class Purse:
 
         Raises NoVerdict `budget` when that would be too much.
         """
-        day = time.strftime("%Y-%m-%d", time.gmtime())
+        day = today()
         key = keys.judge_spent(self._tenant, self._judge, day)
-        pipe = self._redis.pipeline(transaction=True)
-        pipe.hincrby(key, "calls", 1)
-        pipe.hincrby(key, "tokens", tokens)
-        pipe.expire(key, keys.SPENT_TTL_SECONDS)
-        calls, spent, _ = pipe.execute()
-        for name, now, limit in (
-            ("calls", calls, self._budget.calls),
-            ("tokens", spent, self._budget.tokens),
-        ):
-            if limit is not None and now > limit:
-                pipe = self._redis.pipeline(transaction=True)
-                pipe.hincrby(key, "calls", -1)
-                pipe.hincrby(key, "tokens", -tokens)
-                pipe.execute()
-                raise NoVerdict("budget", f"{name} of {day} are used up ({limit} a day)")
+        limits = {"calls": self._budget.calls, "tokens": self._budget.tokens}
+        name = reserve(self._redis, key, {"calls": 1, "tokens": tokens}, limits)
+        if name is not None:
+            raise NoVerdict("budget", f"{name} of {day} are used up ({limits[name]} a day)")
         return day
 
     def settle(self, day: str, reserved: int, used: int) -> None:

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from workers.verdicts.opinions import NoVerdict
@@ -22,10 +22,11 @@ MAX_REPLY_BYTES = 2 << 20
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """Status and body of an answer."""
+    """Status, body and headers (names in lower case) of an answer."""
 
     status: int
     body: bytes
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 def post(url: str, body: bytes, headers: Mapping[str, str], seconds: float) -> Reply:
@@ -70,7 +71,8 @@ def post(url: str, body: bytes, headers: Mapping[str, str], seconds: float) -> R
         raise NoVerdict("timeout", f"no whole answer within {seconds:g} s")
     if len(content) > MAX_REPLY_BYTES:
         raise NoVerdict("garbage", f"the answer is longer than {MAX_REPLY_BYTES} bytes")
-    return Reply(response.status, content)
+    headers = {name.lower(): value for name, value in response.getheaders()}
+    return Reply(response.status, content, headers)
 
 
 def _connection(scheme: str, netloc: str, seconds: float) -> http.client.HTTPConnection:

@@ -1,0 +1,87 @@
+"""How the gateway is asked: as whom, with what, and what counts as an answer."""
+
+from typing import Any
+
+import pytest
+
+from tests.fakes.answering import answering
+from tests.workers.siblings.records import ASKED, recorded
+from trajectories.errors import SettingsError
+from trajectories.model import Transition
+from trajectories.rollouts import Rollout
+from trajectories.settings import PolicySettings, Settings, load_settings
+from workers.siblings.asking import Asker, NoAnswer, alias_of, body_of, read_answer
+
+WHOLE = {
+    "choices": [{"message": {"role": "assistant", "content": "x"}}],
+    "usage": {"prompt_tokens": 3, "completion_tokens": 1},
+}
+
+
+def ask(url: str, like: Transition, **siblings: Any) -> Any:
+    settings = load_settings(siblings={"url": url, "api_key": "k", **siblings})
+    asker = Asker(settings, "policy")
+    return asker.ask(Rollout("default", "tr_1", 2), like, ASKED, 100)
+
+
+def test_it_says_what_it_is_and_asks_as_was_asked() -> None:
+    like = recorded(temperature=0.9, seed=1, stream=True, n=2, top_p=0.95).model_copy(
+        update={"agent": "writer", "task": "sums"}
+    )
+    with answering(lambda _: WHOLE) as server, pytest.raises(NoAnswer, match="nobody answered"):
+        ask(server.url, like)
+    (asked,) = server.asked
+    assert asked.path == "/v1/chat/completions"
+    assert asked.headers["x-ratchet-rollout"] == "default/tr_1/2"
+    assert asked.headers["authorization"] == "Bearer k"
+    assert asked.headers["x-agent-id"] == "writer"
+    assert asked.headers["x-task-id"] == "sums"
+    assert asked.body == {
+        "model": "policy",
+        "messages": ASKED,
+        "temperature": 0.9,
+        "top_p": 0.95,
+        "max_tokens": 100,
+    }
+
+
+@pytest.mark.parametrize(
+    ("request_", "limit"),
+    [
+        ({}, {"max_tokens": 100}),
+        ({"max_tokens": 7}, {"max_tokens": 7}),
+        ({"max_completion_tokens": 700}, {"max_completion_tokens": 100}),
+        ({"max_tokens": None}, {"max_tokens": 100}),
+    ],
+)
+def test_no_more_is_asked_for_than_can_be_learned(
+    request_: dict[str, Any], limit: dict[str, int]
+) -> None:
+    body = body_of({"model": "m", "messages": [], **request_}, ASKED, 100)
+    assert body == {"model": "m", "messages": ASKED, **limit}
+
+
+@pytest.mark.parametrize("raw", [b"", b"[]", b"{}", b'{"choices": [], "usage": {}}', b"nope"])
+def test_anything_else_is_no_answer(raw: bytes) -> None:
+    with pytest.raises(NoAnswer):
+        read_answer(raw)
+
+
+def test_a_refusal_says_why() -> None:
+    body = {"error": {"code": "wrong_scope", "message": "..."}}
+    with answering(lambda _: (403, body)) as server, pytest.raises(NoAnswer) as refused:
+        ask(server.url, recorded())
+    assert str(refused.value) == "the gateway answered 403: wrong_scope"
+
+
+def test_a_policy_is_asked_by_a_name_of_its_own() -> None:
+    own = {"p2": PolicySettings(agents=("a",), aliases=("two",))}
+    assert alias_of(load_settings(policies=own), "p2") == "two"
+    assert alias_of(Settings(), "policy") == "policy"
+    assert alias_of(load_settings(gateway={"aliases": ["*"]}), "policy") is None
+
+
+def test_a_variable_without_its_key_does_not_start() -> None:
+    settings = load_settings(siblings={"api_key_env": "NOT_SET_ANYWHERE"})
+    with pytest.raises(SettingsError, match="NOT_SET_ANYWHERE"):
+        Asker(settings, "policy")

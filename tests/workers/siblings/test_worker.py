@@ -1,0 +1,219 @@
+"""The loop: users first, each prompt once, never above the budget, and no tool is called."""
+
+import threading
+from typing import Any
+
+import pytest
+
+from tests.workers.records import call, vote
+from tests.workers.siblings.records import SEOUL, Answering, recorded, said, with_tools
+from trajectories import keys
+from trajectories.model import Transition
+from trajectories.settings import Settings, load_settings
+from trajectories.store import Store, TrajectoryRef
+from workers.jobs import Scorer
+from workers.siblings.asking import Answer, NoAnswer
+from workers.siblings.worker import SiblingWorker
+from workers.spending import today
+
+GO_ON = threading.Event()
+
+
+def settings_with(**siblings: Any) -> Settings:
+    return load_settings(siblings={"enabled": True, "share": 1.0, **siblings})
+
+
+def scored(store: Store, *transitions: Transition) -> TrajectoryRef:
+    """A user's trajectory that is closed, and judged."""
+    for one in transitions:
+        store.add_transition(one)
+    ref = TrajectoryRef(transitions[0].tenant, transitions[0].trajectory_id)
+    store.add_feedback(vote(1.0, trajectory=ref.id))
+    store.close(ref)
+    Scorer.from_settings(Settings().rewards).score(store, ref)
+    return ref
+
+
+def worker(redis: Any, asks: Any, settings: Settings, is_idle: Any = lambda: True) -> SiblingWorker:
+    return SiblingWorker(redis, settings, asks=asks, is_idle=is_idle)
+
+
+def spent(redis: Any) -> dict[str, int]:
+    found = redis.hgetall(keys.siblings_spent("policy", today()))
+    return {name.decode(): int(value) for name, value in found.items()}
+
+
+def test_each_prompt_gets_its_siblings_once_oldest_first(redis: Any) -> None:
+    store = Store(redis)
+    for number in (1, 0):
+        scored(store, recorded(number, trajectory=f"traj_{number}"))
+    asks = Answering(store)
+    found = worker(redis, asks, settings_with(answers=3))
+    assert found.step(GO_ON)
+    assert found.step(GO_ON)
+    assert not found.step(GO_ON)
+    assert [(rollout.transition, rollout.number) for rollout, _, _ in asks.asked] == [
+        *(("tr_traj_0_0", number) for number in range(3)),
+        *(("tr_traj_1_1", number) for number in range(3)),
+    ]
+    assert not worker(redis, asks, settings_with()).step(GO_ON)  # nor after a restart
+    assert spent(redis) == {"answers": 6, "tokens": 6 * 4}
+
+
+def test_siblings_are_closed_at_once_and_have_none_of_their_own(redis: Any) -> None:
+    store = Store(redis)
+    scored(store, recorded())
+    asks = Answering(store)
+    found = worker(redis, asks, settings_with(answers=2))
+    found.step(GO_ON)
+    for rollout, _, _ in asks.asked:
+        ref = TrajectoryRef("default", rollout.trajectory_id)
+        kept = store.trajectory(ref)
+        assert kept is not None
+        assert kept.is_closed
+        store.add_feedback(vote(0.5, trajectory=ref.id, source="judge"))
+        Scorer.from_settings(Settings().rewards).score(store, ref)
+    assert store.count_trainable("policy") == 3
+    assert not found.step(GO_ON)
+
+
+def test_a_busy_engine_is_asked_nothing(redis: Any) -> None:
+    store = Store(redis)
+    ref = scored(store, recorded())
+    asks = Answering(store)
+    found = worker(redis, asks, settings_with(), is_idle=lambda: False)
+    assert not found.step(GO_ON)
+    assert asks.asked == []
+    assert [*store.without_siblings("policy")] == [ref]  # nor is it claimed
+
+
+def test_it_waits_between_two_siblings_when_users_come(redis: Any) -> None:
+    store = Store(redis)
+    scored(store, recorded())
+    asks = Answering(store)
+    looks: list[int] = []
+
+    def is_idle() -> bool:
+        looks.append(len(asks.asked))
+        return len(asks.asked) < 2 or looks.count(2) > 3
+
+    settings = settings_with(answers=3, look_seconds=0.01)
+    assert worker(redis, asks, settings, is_idle).step(GO_ON)
+    assert looks.count(2) == 4
+    assert len(asks.asked) == 3
+
+
+def test_the_budget_is_never_exceeded(redis: Any) -> None:
+    store = Store(redis)
+    for number in range(4):
+        scored(store, recorded(number, trajectory=f"traj_{number}"))
+    asks = Answering(store)
+    found = worker(redis, asks, settings_with(answers=3, answers_per_day=5))
+    assert [found.step(GO_ON) for _ in range(4)] == [True, True, False, False]
+    assert len(asks.asked) == 5
+    assert len([*store.without_siblings("policy")]) == 2  # not claimed for nothing
+
+
+def test_tokens_are_reserved_before_they_are_spent(redis: Any) -> None:
+    store = Store(redis)
+    scored(store, recorded())
+    asks = Answering(store)
+    assert not worker(redis, asks, settings_with(tokens_per_day=4095)).step(GO_ON)
+    assert worker(redis, asks, settings_with(tokens_per_day=4096 + 8)).step(GO_ON)
+    assert [most for _, _, most in asks.asked] == [4093] * 3  # the fourth would not have had room
+
+
+def test_whoever_is_killed_in_the_middle_has_spent_what_was_reserved(redis: Any) -> None:
+    store = Store(redis)
+    scored(store, recorded())
+
+    class Killed(BaseException):
+        pass
+
+    class Dying:
+        def ask(self, *_: Any) -> Answer:
+            assert spent(redis) == {"answers": 1, "tokens": 4096}
+            raise Killed
+
+    with pytest.raises(Killed):
+        worker(redis, Dying(), settings_with()).step(GO_ON)
+    assert spent(redis) == {"answers": 1, "tokens": 4096}
+    asks = Answering(store)
+    assert not worker(redis, asks, settings_with()).step(GO_ON)  # it is never asked twice
+    assert asks.asked == []
+
+
+def test_the_same_tool_call_is_replayed_and_another_ends_it(redis: Any) -> None:
+    store = Store(redis)
+    scored(store, *with_tools())
+    answers = [
+        said(None, call("get_weather", SEOUL, "call_own")),
+        said("Rain."),
+        said(None, call("get_tides", SEOUL)),
+    ]
+    asks = Answering(store, lambda number: answers[number])
+    assert worker(redis, asks, settings_with(answers=2, call="first")).step(GO_ON)
+    (one, _, _), (again, messages, _), (two, _, _) = asks.asked
+    assert one == again != two
+    assert messages[-1] == {"role": "tool", "tool_call_id": "call_own", "content": "rain"}
+    for rollout, calls in ((one, 2), (two, 1)):
+        kept = store.trajectory(TrajectoryRef("default", rollout.trajectory_id))
+        assert kept is not None
+        assert len(kept.transitions) == calls
+        assert kept.is_closed
+
+
+def test_a_sibling_has_no_more_calls_than_it_may(redis: Any) -> None:
+    store = Store(redis)
+    scored(store, *with_tools())
+    asks = Answering(store, lambda _: said(None, call("get_weather", SEOUL)))
+    worker(redis, asks, settings_with(answers=2, call="first", max_calls=1)).step(GO_ON)
+    assert [rollout.number for rollout, _, _ in asks.asked] == [0, 1]
+
+
+def test_a_gateway_that_refuses_does_not_use_up_the_prompts(redis: Any) -> None:
+    store = Store(redis)
+    for number in range(3):
+        scored(store, recorded(number, trajectory=f"traj_{number}"))
+    asks = Answering(store, lambda _: NoAnswer("the gateway answered 403: wrong_scope"))
+    found = worker(redis, asks, settings_with())
+    assert found.step(GO_ON)
+    assert not found.step(GO_ON)
+    assert len(asks.asked) == 1
+
+
+def test_a_prompt_that_the_engine_reads_otherwise_gets_no_more(redis: Any) -> None:
+    store = Store(redis)
+    longer = recorded().model_copy(update={"prompt_token_ids": (1, 2, 3, 4)})
+    scored(store, longer)
+    asks = Answering(store)
+    worker(redis, asks, settings_with()).step(GO_ON)
+    assert len(asks.asked) == 1
+
+
+def test_it_stops_when_it_is_told_to(redis: Any) -> None:
+    store = Store(redis)
+    scored(store, recorded())
+    stop = threading.Event()
+
+    def reply(_: int) -> dict[str, Any]:
+        stop.set()
+        return said("Sun.")
+
+    asks = Answering(store, reply)
+    worker(redis, asks, settings_with()).step(stop)
+    assert len(asks.asked) == 1
+
+
+def test_what_was_forgotten_meanwhile_is_not_claimed(redis: Any) -> None:
+    store = Store(redis)
+    ref = scored(store, recorded())
+    store.erase([ref])
+    assert not store.claim_for_siblings(ref)
+    assert not redis.exists(keys.trajectory(ref.tenant, ref.id))
+
+
+def test_two_processes_never_take_the_same_prompt(redis: Any) -> None:
+    store = Store(redis)
+    ref = scored(store, recorded())
+    assert [store.claim_for_siblings(ref) for _ in range(2)] == [True, False]

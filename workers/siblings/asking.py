@@ -1,0 +1,115 @@
+"""Asking the gateway for a sibling, as a client that says what it is."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from trajectories.errors import RatchetError, SettingsError
+from trajectories.model import Transition
+from trajectories.rollouts import HEADER, Rollout
+from trajectories.settings import Settings
+from workers.siblings.replay import Message
+from workers.verdicts.assembly import gateway_url
+from workers.verdicts.opinions import NoVerdict
+from workers.verdicts.outgoing import post
+
+# What is the client's own way of being answered, and would make every sibling the same.
+_LEFT_OUT = frozenset(
+    {"stream", "stream_options", "n", "seed", "logprobs", "top_logprobs", "return_token_ids"}
+)
+_LIMITS = ("max_completion_tokens", "max_tokens")
+_ANY = "*"
+
+
+class NoAnswer(RatchetError):
+    """A sibling could not be had."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What was answered, and how long prompt and answer were (tokens)."""
+
+    message: Message
+    prompt_tokens: int
+    answer_tokens: int
+
+
+class Asker:
+    """One policy, asked through the gateway."""
+
+    def __init__(self, settings: Settings, policy: str) -> None:
+        """Raises SettingsError when the key that a variable should hold is not there."""
+        own = settings.siblings
+        if own.api_key_env is not None and not own.api_key:
+            raise SettingsError(f"siblings.api_key_env: the variable {own.api_key_env} is not set")
+        url = own.url or gateway_url(settings)
+        self._policy = policy
+        self._url = f"{url.rstrip('/')}/v1/chat/completions"
+        self._key = own.api_key or settings.gateway.api_key
+        self._seconds = own.timeout_seconds
+        self._alias = alias_of(settings, policy)
+
+    def ask(
+        self, rollout: Rollout, like: Transition, messages: Sequence[Message], most_tokens: int
+    ) -> Answer:
+        """One answer to `messages`, sampled as `like` was. Raises NoAnswer."""
+        body = body_of(like.request, messages, most_tokens)
+        if self._alias is not None:
+            body["model"] = self._alias
+        headers = {"content-type": "application/json", HEADER: str(rollout)}
+        if self._key:
+            headers["authorization"] = f"Bearer {self._key}"
+        named = {"x-agent-id": like.agent, "x-task-id": like.task}
+        headers |= {name: value for name, value in named.items() if value is not None}
+        try:
+            reply = post(self._url, json.dumps(body).encode(), headers, self._seconds)
+        except NoVerdict as error:
+            raise NoAnswer(str(error)) from error
+        if reply.status != 200:
+            raise NoAnswer(f"the gateway answered {reply.status}{_reason(reply.body)}")
+        who = reply.headers.get("x-ratchet-policy", "nobody")
+        if who.partition("@")[0] != self._policy:
+            raise NoAnswer(f"{who} answered in the place of {self._policy}")
+        return read_answer(reply.body)
+
+
+def alias_of(settings: Settings, policy: str) -> str | None:
+    """A model name that means `policy` and nobody else; None: that of the recorded request.
+
+    No route of the client's own is taken, and so no fallback to another server.
+    """
+    own = settings.policies.get(policy)
+    named = (*(own.aliases if own else ()), *settings.gateway.aliases)
+    return next((name for name in named if name != _ANY), None)
+
+
+def body_of(request: dict[str, Any], messages: Sequence[Message], most_tokens: int) -> Any:
+    """A recorded request, asked anew: whole, once, and with no more tokens than can be learned."""
+    body = {name: value for name, value in request.items() if name not in _LEFT_OUT}
+    body["messages"] = list(messages)
+    said = [body[name] for name in _LIMITS if isinstance(body.get(name), int)]
+    name = next((name for name in _LIMITS if name in body), _LIMITS[-1])
+    body[name] = min([most_tokens, *said])
+    return body
+
+
+def read_answer(raw: bytes) -> Answer:
+    """The answer in a chat completion. Raises NoAnswer for anything else."""
+    try:
+        said = json.loads(raw)
+        message, usage = said["choices"][0]["message"], said["usage"]
+        counts = usage["prompt_tokens"], usage["completion_tokens"]
+    except (ValueError, LookupError, TypeError) as error:
+        raise NoAnswer("the gateway answered no chat completion") from error
+    if not isinstance(message, dict) or not all(type(count) is int for count in counts):
+        raise NoAnswer("the gateway answered no chat completion")
+    return Answer(message, *counts)
+
+
+def _reason(raw: bytes) -> str:
+    """What an error says, as far as it is ours: it quotes nothing that was asked."""
+    try:
+        return f": {json.loads(raw)['error']['code']}"
+    except (ValueError, LookupError, TypeError):
+        return ""

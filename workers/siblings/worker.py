@@ -1,0 +1,238 @@
+"""The loop: wait until the engine is idle, take the next recorded prompt, ask for its siblings.
+
+One call at a time, and each of them only while every engine has next to
+nothing to do: users come first. A trajectory is claimed and a call is paid for
+before it is asked, so that a process that is killed at any point leaves fewer
+siblings and never asks twice, nor above the budget.
+"""
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from threading import Event
+from typing import Protocol
+
+from redis import Redis
+from redis.exceptions import RedisError
+
+from trajectories.connection import connect
+from trajectories.errors import RecordError, SettingsError
+from trajectories.model import Trajectory, Transition
+from trajectories.privacy.learning import personal_check
+from trajectories.rollouts import Rollout
+from trajectories.settings import Settings
+from trajectories.store import Store, TrajectoryRef
+from workers.siblings.asking import Answer, Asker, NoAnswer
+from workers.siblings.engines import Engines
+from workers.siblings.prompts import LEAST_ROOM, Rules, call_to_answer
+from workers.siblings.purse import Purse
+from workers.siblings.replay import Message, continued
+
+log = logging.getLogger(__name__)
+
+MOST_PAUSE_SECONDS = 600.0
+
+
+class Asks(Protocol):
+    """Who is asked for an answer."""
+
+    def ask(
+        self, rollout: Rollout, like: Transition, messages: Sequence[Message], most_tokens: int
+    ) -> Answer: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A recorded call that is answered anew."""
+
+    call: Transition
+    later: tuple[Transition, ...]  # the calls of its trajectory after it
+
+
+@dataclass(slots=True)
+class Ended:
+    """A sibling that has ended, and is closed once its calls have arrived."""
+
+    ref: TrajectoryRef
+    calls: int
+    at: float = field(default_factory=time.time)
+
+
+class SiblingWorker:
+    """Asks for the siblings of one policy's trajectories."""
+
+    def __init__(
+        self, redis: Redis, settings: Settings, *, asks: Asks, is_idle: Callable[[], bool]
+    ) -> None:
+        """`settings` are this policy's (`Settings.for_policy`). Raises SettingsError."""
+        self._store = Store(redis)
+        self._settings = settings.siblings
+        self._policy = settings.policy
+        self._rules = Rules.of(settings, personal_check(settings))
+        self._purse = Purse(redis, settings.policy, settings.siblings)
+        self._asks = asks
+        self._is_idle = is_idle
+        self._window_seconds = settings.rewards.label_window_seconds
+        self._failures = 0  # in a row
+        self._asks_again_at = 0.0  # monotonic seconds
+        self._passed: set[str] = set()  # looked at, and of no use
+        self._ended: deque[Ended] = deque()
+
+    def step(self, stop: Event) -> bool:
+        """Close what has ended, and ask for the siblings of one prompt; whether there was one."""
+        self._close_ended()
+        if time.monotonic() < self._asks_again_at or not self._is_idle() or not self._has_room():
+            return False
+        prompt = self._next_prompt()
+        if prompt is None:
+            return False
+        self._expand(prompt, stop)
+        self._close_ended()
+        return True
+
+    def _has_room(self) -> bool:
+        """Whether the day's budget has room for a call: else nothing is claimed."""
+        reserved = self._purse.reserve(self._rules.max_length)
+        if reserved is None:
+            return False
+        self._purse.give_back(reserved)
+        return True
+
+    def _next_prompt(self) -> Prompt | None:
+        """Claim the oldest trajectory that will do."""
+        unclaimed: set[str] = set()
+        for ref in self._store.without_siblings(self._policy):
+            if not self._rules.draws(ref.id):
+                continue
+            if str(ref) in self._passed:
+                unclaimed.add(str(ref))
+                continue
+            trajectory = self._read(ref)
+            call = None if trajectory is None else call_to_answer(trajectory, self._rules)
+            if trajectory is None or call is None:
+                self._passed.add(str(ref))
+                unclaimed.add(str(ref))
+            elif self._store.claim_for_siblings(ref):
+                return self._prompt(ref, trajectory, call)
+        self._passed = unclaimed  # the others are trainable no more
+        return None
+
+    def _read(self, ref: TrajectoryRef) -> Trajectory | None:
+        try:
+            return self._store.trajectory(ref)
+        except RecordError:
+            log.warning("a trajectory cannot be read", extra={"trajectory": str(ref)})
+            return None
+
+    def _prompt(self, ref: TrajectoryRef, trajectory: Trajectory, call: Transition) -> Prompt:
+        steps = trajectory.transitions
+        place = steps.index(call)
+        # As it came: a name that was read from its messages is read from them again.
+        as_sent = {step.id: step.agent for step in self._store.recorded(ref)}
+        own = call.model_copy(update={"agent": as_sent.get(call.id)})
+        return Prompt(own, steps[place + 1 :])
+
+    def _expand(self, prompt: Prompt, stop: Event) -> None:
+        """Ask for each sibling in turn, as long as that is any use."""
+        call = prompt.call
+        for number in range(self._settings.answers):
+            rollout = Rollout(call.tenant, call.id, number)
+            try:
+                calls = self._roll_out(rollout, prompt, stop)
+            except NoAnswer as error:
+                log.warning("no sibling: %s", error, extra={"transition": call.id})
+                self._pause()
+                return
+            self._failures = 0
+            if calls:
+                ref = TrajectoryRef(call.tenant, rollout.trajectory_id)
+                self._ended.append(Ended(ref, calls))
+            else:
+                return
+
+    def _pause(self) -> None:
+        """Whatever is wrong must not use up the prompts: wait, longer each time."""
+        self._failures += 1
+        seconds = self._settings.look_seconds * 2.0 ** min(self._failures, 16)
+        self._asks_again_at = time.monotonic() + min(MOST_PAUSE_SECONDS, seconds)
+
+    def _roll_out(self, rollout: Rollout, prompt: Prompt, stop: Event) -> int:
+        """One sibling, to its end; how many calls it made. Raises NoAnswer before the first."""
+        recorded, later = prompt.call, prompt.later
+        messages: list[Message] = list(recorded.request["messages"])
+        prompt_tokens, calls = len(recorded.prompt_token_ids), 0
+        while calls < self._settings.max_calls and self._wait_for_idle(stop):
+            room = self._rules.max_length - prompt_tokens
+            reserved = self._purse.reserve(self._rules.max_length) if room >= LEAST_ROOM else None
+            if reserved is None:
+                break
+            try:
+                answer = self._asks.ask(rollout, prompt.call, messages, room)
+            except NoAnswer as error:
+                # Whatever it cost stays reserved: nobody knows how far the engine got.
+                if not calls:
+                    raise
+                log.warning("a sibling ends early: %s", error, extra={"rollout": str(rollout)})
+                break
+            calls += 1
+            self._purse.settle(reserved, answer.prompt_tokens + answer.answer_tokens)
+            if calls == 1 and answer.prompt_tokens != prompt_tokens:
+                log.warning(
+                    "the engine reads a recorded prompt as %d tokens, which were %d: it has another"
+                    " chat template or base now, and its answers are no siblings",
+                    answer.prompt_tokens,
+                    prompt_tokens,
+                    extra={"transition": recorded.id},
+                )
+                return 0
+            found = continued(messages, answer.message, recorded, later)
+            if found is None:
+                break
+            messages, recorded = found
+            later = later[later.index(recorded) + 1 :]
+            prompt_tokens = max(len(recorded.prompt_token_ids), answer.prompt_tokens)
+        return calls
+
+    def _wait_for_idle(self, stop: Event) -> bool:
+        """Wait until no engine is busy; False when the process is to stop."""
+        while not stop.is_set():
+            if self._is_idle():
+                return True
+            stop.wait(self._settings.look_seconds)
+        return False
+
+    def _close_ended(self) -> None:
+        """Close siblings whose calls have arrived; their label window closes all others."""
+        for _ in range(len(self._ended)):
+            ended = self._ended.popleft()
+            if self._store.has_calls(ended.ref, ended.calls):
+                self._store.close(ended.ref)
+            elif time.time() < ended.at + self._window_seconds:
+                self._ended.append(ended)
+
+
+def run_sibling_worker(settings: Settings, stop: Event) -> None:
+    """Ask for siblings until `stop` is set. Redis away is waited out. Raises SettingsError."""
+    if not settings.siblings.enabled:
+        raise SettingsError("siblings.enabled is false: set it where further answers are wanted")
+    redis = connect(settings.redis)
+    own = settings.siblings
+    engines = Engines(settings.upstream.engines, own.busy_requests)
+    workers = []
+    for name in own.policies or (settings.policy,):
+        policy = settings.for_policy(name)
+        worker = SiblingWorker(redis, policy, asks=Asker(settings, name), is_idle=engines.is_idle)
+        workers.append(worker)
+    is_well = True
+    while not stop.is_set():
+        try:
+            has_worked = [worker.step(stop) for worker in workers]
+            is_well = True
+        except RedisError as error:
+            if is_well:
+                log.warning("Redis is away, waiting: %s", error)
+            is_well, has_worked = False, []
+        if not any(has_worked):
+            stop.wait(own.look_seconds)
