@@ -102,6 +102,7 @@ class Phases:
             trainer=self._settings.trainer,
             refs=batch.refs,
             replayed=batch.replayed,
+            rollouts=batch.rollouts,
             set_aside=self._used_up(batch, selection),
             excluded={reason.value: count for reason, count in batch.excluded.items()},
             reward_sources=dict(batch.reward_sources),

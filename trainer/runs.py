@@ -101,6 +101,7 @@ class Plan(Record):
     refs: tuple[str, ...]  # trajectories trained on
     set_aside: tuple[str, ...] = ()  # examined, of no use, used up with the round
     replayed: tuple[str, ...] = ()  # trained on, and before
+    rollouts: int = 0  # of the samples, those that no user got
     excluded: dict[str, int] = Field(default_factory=dict)
     reward_sources: dict[str, int] = Field(default_factory=dict)
     labellers: dict[str, int] = Field(default_factory=dict)  # principal -> labels in this round

@@ -39,6 +39,9 @@ def calls_table(batch: Batch) -> Table:
     """Calls: what becomes a row, what does not, tokens, and what merging saves of them."""
     table = _table("", "calls", "count", "why, and the setting that decides it")
     table.add_row("samples", f"{len(batch.samples):,}", "")
+    if batch.rollouts:
+        table.add_row("of these siblings, which no user got", f"{batch.rollouts:,}",
+                      "trainer.rollout_share")  # fmt: skip
     table.add_row("their tokens, prompts included", f"{batch.samples.tokens:,}", "")
     if batch.samples.cut:
         table.add_row("of these with a part of their context", f"{batch.samples.cut:,}",

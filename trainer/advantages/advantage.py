@@ -70,9 +70,14 @@ def tracker_after(
 ) -> Tracker:
     """What is remembered once a round from `version` has learned from these samples.
 
-    What is replayed is remembered already, by the round that first used it.
+    What is replayed is remembered already, by the round that first used it; siblings
+    are of the prompts that somebody chose.
     """
-    samples = [sample for sample in _as_known(samples, settings) if not sample.is_replayed]
+    samples = [
+        sample
+        for sample in _as_known(samples, settings)
+        if not sample.is_replayed and sample.rollout is None
+    ]
     known = verdicts(samples)
     keys = {sample.part: key_of(sample) for sample in samples}
     rewards = {part: verdict.reward for part, verdict in known.items() if verdict.is_labelled}

@@ -8,7 +8,9 @@ Traffic has one answer per prompt, so the default is not a GRPO group (arXiv
     tracker        the same, shrunk towards what earlier rounds saw of the key:
                    (v, w) in the place of (m_{-i}, k); SPO, arXiv 2509.13232
     group          the mean of the others that were asked the same prompt under one
-                   version (RLOO, arXiv 2402.14740); leave_one_out where none was
+                   version (RLOO, arXiv 2402.14740); leave_one_out where none was. A call
+                   whose siblings were asked for is held against them, and they against it,
+                   whichever call of its trajectory it is
     batch          the mean of the batch: for comparison, it mixes up what tasks are worth
     none           nothing: the raw reward
 
@@ -48,6 +50,8 @@ class Comparison:
     shrinkage: float = 4.0  # in trajectories
     groups: Mapping[str, Group] = field(default_factory=dict)  # of parts that asked for one
     priors: Mapping[Key, Prior] = field(default_factory=dict)
+    joined: Mapping[str, tuple[str, Group]] = field(default_factory=dict)
+    """Samples that are compared apart from their part: id -> the part, and its siblings' group."""
 
 
 def key_of(sample: Sample) -> Key:
@@ -65,7 +69,30 @@ def comparison(
     """How the parts of these samples are compared."""
     keys = {sample.part: key_of(sample) for sample in samples}
     groups = groups_of(samples) if way == "group" else {}
-    return Comparison(way, keys, shrinkage, groups, priors or {})
+    joined = joined_calls(samples, groups) if way == "group" else {}
+    return Comparison(way, keys, shrinkage, groups, priors or {}, joined)
+
+
+def joined_calls(
+    samples: Iterable[Sample], groups: Mapping[str, Group]
+) -> dict[str, tuple[str, Group]]:
+    """Recorded calls with siblings of the same version, where their part is in another group.
+
+    That is so where a later call of a trajectory was answered anew: up to there
+    nothing was chosen otherwise, so only what it said is held against them.
+    """
+    samples = list(samples)
+    of_call = {
+        (sample.rollout, groups[sample.part][-1]): groups[sample.part]
+        for sample in samples
+        if sample.rollout is not None
+    }
+    found = {}
+    for sample in samples:
+        group = of_call.get((sample.id.rpartition("/")[0], sample.version))
+        if group is not None and groups[sample.part] != group:
+            found[sample.id] = sample.part, group
+    return found
 
 
 def groups_of(samples: Iterable[Sample]) -> dict[str, Group]:
@@ -99,9 +126,16 @@ def baselines(rewards: Mapping[str, float], against: Comparison) -> dict[str, fl
 
 
 def subtract_baseline(rewards: Mapping[str, float], against: Comparison) -> dict[str, float]:
-    """Reward minus its baseline; 0 where nothing compares."""
+    """Reward minus its baseline; 0 where nothing compares.
+
+    By part; and by id for samples that are compared apart from theirs.
+    """
     held_against = baselines(rewards, against)
-    return {name: reward - held_against[name] for name, reward in rewards.items()}
+    found = {name: reward - held_against[name] for name, reward in rewards.items()}
+    for name, (part, _) in against.joined.items():
+        if name in held_against:
+            found[name] = rewards[part] - held_against[name]
+    return found
 
 
 def _leave_one_out(rewards: Mapping[str, float], against: Comparison) -> dict[str, float]:
@@ -127,14 +161,17 @@ def _leave_one_out(rewards: Mapping[str, float], against: Comparison) -> dict[st
 
 
 def _group(rewards: Mapping[str, float], against: Comparison) -> dict[str, float]:
-    members: dict[Group, list[str]] = defaultdict(list)
-    for name in rewards:
-        members[against.groups[name]].append(name)
+    members: dict[Group, dict[str, float]] = defaultdict(dict)
+    for name, reward in rewards.items():
+        members[against.groups[name]][name] = reward
+    for name, (part, group) in against.joined.items():
+        if part in rewards and group in members:
+            members[group][name] = rewards[part]
     found = _leave_one_out(rewards, against)
-    for names in members.values():
-        if len(names) > 1:
-            total = sum(rewards[name] for name in names)
-            found |= {name: (total - rewards[name]) / (len(names) - 1) for name in names}
+    for owned in members.values():
+        if len(owned) > 1:
+            total = sum(owned.values())
+            found |= {name: (total - reward) / (len(owned) - 1) for name, reward in owned.items()}
     return found
 
 

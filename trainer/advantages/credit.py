@@ -83,24 +83,32 @@ def spread(
 
 
 def centre(known: Mapping[str, Verdict], against: Comparison) -> dict[str, float]:
-    """Votes minus their baseline; rewards of AIR alone as they are."""
+    """Votes minus their baseline; rewards of AIR alone as they are.
+
+    By part; and by id for samples that are compared apart from theirs (`Comparison.joined`).
+    """
     voted = {name: verdict.reward for name, verdict in known.items() if verdict.is_labelled}
     alone = {name: verdict.reward for name, verdict in known.items() if not verdict.is_labelled}
     return alone | subtract_baseline(voted, against)
+
+
+def _own(centred: Mapping[str, float], sample: Sample) -> float:
+    """What stands for a sample: its own value, else that of its part."""
+    return centred.get(sample.id, centred[sample.part])
 
 
 def _identical(
     samples: Sequence[Sample], known: Mapping[str, Verdict], against: Comparison, rule: Spread
 ) -> list[float]:
     centred = centre(known, against)
-    return [centred[sample.part] for sample in samples]
+    return [_own(centred, sample) for sample in samples]
 
 
 def _discounted(
     samples: Sequence[Sample], known: Mapping[str, Verdict], against: Comparison, rule: Spread
 ) -> list[float]:
     centred = centre(known, against)
-    return [centred[sample.part] * rule.discount**sample.calls_to_go for sample in samples]
+    return [_own(centred, sample) * rule.discount**sample.calls_to_go for sample in samples]
 
 
 def _step(
@@ -116,7 +124,7 @@ def _step(
     means = {part: sum(values) / len(values) for part, values in of_part.items()}
     held_against = baselines(means, against)
     return [
-        outcomes.get(sample.part, 0.0) * rule.discount**sample.calls_to_go
+        outcomes.get(sample.id, outcomes.get(sample.part, 0.0)) * rule.discount**sample.calls_to_go
         + (0.0 if value is None else value - held_against[sample.part])
         + discounted_sum(sample.air, rule.discount)
         for sample, value in zip(samples, to_go, strict=True)
@@ -144,7 +152,7 @@ def _stepgroup(
         over_group = 0.0  # where nobody spoke, or no other trajectory was asked the same
         if value is not None and others > 0:
             over_group = value - (totals[anchor] - means[anchor][sample.part]) / others
-        credits.append(centred[sample.part] + over_group)
+        credits.append(_own(centred, sample) + over_group)
     return credits
 
 

@@ -63,6 +63,7 @@ class Batch:
     capped: Mapping[str, int] = field(default_factory=dict)  # principal -> labels left out
     pairs: int = 0  # of its samples, where pairs are asked for
     middle: float | None = None  # the reward that parts better ones from worse; None: the mean
+    rollouts: int = 0  # of its samples, those that no user got
     is_full: bool = False  # as many were examined as a round may take: there may be more
 
     def counts(self, threshold: float | None) -> tuple[int, int]:
@@ -121,6 +122,7 @@ def selection_for(
         is_personal=personal_check(settings),
         agents_off=frozenset(name for name, own in settings.agents.items() if not own.train),
         agent=agent,
+        rollout_share=settings.trainer.rollout_share,
         composition=Composition.from_settings(settings.rewards),
         compositions={
             name: Composition.from_settings(settings.rewards, own)
@@ -231,6 +233,8 @@ class Sorting:
             rows_of(case, selection, of, dropped.ids)
             for case, of in zip(self._cases, worths, strict=True)
         ]
+        above = self._above_share(found)
+        found = [[] if is_above else own for own, is_above in zip(found, above, strict=True)]
         pairs = self._pairs(found) if selection.needs_pairs else []
         kept = self._paired(found, pairs) if selection.needs_pairs else found
         refs: list[str] = []
@@ -241,12 +245,17 @@ class Sorting:
         left_out: Counter[Exclusion] = Counter()
         sources: Counter[str] = Counter()
         usable: list[Case] = []
-        for case, of, every, own in zip(self._cases, worths, found, kept, strict=True):
+        for case, of, every, own, is_above in zip(
+            self._cases, worths, found, kept, above, strict=True
+        ):
             if case.is_replayed:
                 replayed.extend([case.ref] if own else [])
                 continue
             reasons = case.excluded(selection, of)
             main = Exclusion.UNPAIRED if every else main_reason(case, reasons, dropped)
+            if is_above:
+                main = Exclusion.ROLLOUTS
+                reasons[main] += len(case.drafts)
             left_out.update(reasons)
             left_out[Exclusion.UNPAIRED] += len(every) - len(own)
             if own:
@@ -260,7 +269,8 @@ class Sorting:
                     main is Exclusion.AGENT_OFF and selection.agent is not None
                 )
                 (left_over if is_left else set_aside).append(case.ref)
-            if own or main is Exclusion.NOT_POSITIVE:
+            # Nobody who was asked gave a sibling its label: it counts towards samples alone.
+            if (own or main is Exclusion.NOT_POSITIVE) and case.rollout is None:
                 usable.append(case)
         return Batch(
             DraftedRows(self._drafts, list(chain.from_iterable(kept))),
@@ -276,8 +286,35 @@ class Sorting:
             labellers=labellers(usable, dropped.ids),
             capped=_capped([case for case in ours if not case.is_replayed], dropped),
             pairs=len(pairs),
+            rollouts=_rollouts(self._cases, kept),
             middle=selection.middle if selection.above is None else selection.above,
         )
+
+    def _above_share(self, found: Sequence[Sequence[Row]]) -> list[bool]:
+        """Which cases are siblings beyond their share; a prompt's siblings stay or go together.
+
+        They come in the order of the queue: the oldest stay.
+        """
+        share = self._selection.rollout_share
+        if share >= 1:
+            return [False] * len(found)
+        of_prompt: Counter[str] = Counter()
+        users = 0
+        for case, rows in zip(self._cases, found, strict=True):
+            if case.rollout is None:
+                users += len(rows)
+            else:
+                of_prompt[case.rollout] += len(rows)
+        left = int(users * share / (1 - share) + 1e-9)
+        kept: set[str] = set()
+        for prompt, rows_of_it in of_prompt.items():
+            if rows_of_it <= left:
+                kept.add(prompt)
+                left -= rows_of_it
+        return [
+            case.rollout is not None and bool(rows) and case.rollout not in kept
+            for case, rows in zip(self._cases, found, strict=True)
+        ]
 
     def _pairs(self, found: Sequence[Sequence[Row]]) -> list[Pair]:
         """Which of all rows stand against each other. Reads them once more."""
@@ -298,8 +335,10 @@ class Sorting:
         caps = self._caps
         ignored = dropped_labels(ours, replace(caps, share=1.0)).ignored
 
+        users = [case for case in ours if case.rollout is None]
+
         def usable(rules: Selection, without: frozenset[str]) -> list[Case]:
-            return [case for case in ours if case.has_rows(rules, without)]
+            return [case for case in users if case.has_rows(rules, without)]
 
         rules = replace(self._selection, above=None)
         capped = dropped_labels(usable(rules, ignored), caps).capped
@@ -307,6 +346,12 @@ class Sorting:
             without = ignored | capped
             capped |= dropped_labels(usable(self._selection, without), caps, without).capped
         return Dropped(capped, ignored)
+
+
+def _rollouts(cases: Iterable[Case], kept: Iterable[Sequence[Row]]) -> int:
+    """How many rows are of siblings."""
+    pairs = zip(cases, kept, strict=True)
+    return sum(len(rows) for case, rows in pairs if case.rollout is not None)
 
 
 def main_reason(case: Case, reasons: Counter[Exclusion], dropped: Dropped) -> Exclusion:

@@ -60,6 +60,7 @@ class Case:
     said: Mapping[str | None, Said]  # by agent
     drafts: tuple[Draft, ...]
     is_replayed: bool = False
+    rollout: str | None = None  # the transition that it is a sibling of; None: a user's
 
     def worths(self, selection: Selection, dropped: frozenset[str]) -> Mapping[str | None, Worth]:
         """What each agent's part is worth without the rewards in `dropped`."""
@@ -129,6 +130,7 @@ class Drafts:
                 for row in rows
             ),
             is_replayed=is_replayed,
+            rollout=trajectory.rollout,
         )
 
     def read(self, draft: Draft) -> bytes:

@@ -43,6 +43,7 @@ REASONS: Mapping[Exclusion, Reason] = {
     ),
     Exclusion.NOT_POSITIVE: Reason("not good enough to imitate", "trainer.sft_threshold"),
     Exclusion.UNPAIRED: Reason("no other answer to the same prompt was judged otherwise"),
+    Exclusion.ROLLOUTS: Reason("siblings beyond their share of a round", "trainer.rollout_share"),
     Exclusion.CAPPED: Reason(
         "its labels are above somebody's share: a later round", "rewards.max_share_per_source"
     ),

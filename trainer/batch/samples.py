@@ -44,6 +44,7 @@ class Exclusion(StrEnum):
     NO_RATIO = "no_ratio"  # greedy, cut hard, or a grammar's of old: no importance ratio
     NOT_POSITIVE = "not_positive"  # SFT learns from successes only
     UNPAIRED = "unpaired"  # DPO: nothing to hold it against yet
+    ROLLOUTS = "rollouts"  # siblings above trainer.rollout_share
     CAPPED = "capped"  # all that was said of it is above somebody's share of the round
     IGNORED = "ignored_source"  # all that was said of it was said by a source that is ignored
     MISSING = "missing"  # its record has expired
@@ -99,6 +100,7 @@ class Sample(Record):
     is_asked: bool = False  # they were
     cut: int = 0  # tokens of the prompt's left that are not here (trainer.cut_context)
     is_replayed: bool = False  # an earlier round used it too (trainer.replay_share)
+    rollout: str | None = None  # no user's: the transition that its trajectory is a sibling of
 
     @property
     def part(self) -> str:
@@ -125,6 +127,7 @@ class Selection:
     is_personal: Callable[[Transition], bool] | None = None  # None: nobody looks
     agents_off: frozenset[str] = frozenset()  # agents that nothing is learned from
     agent: str | None = None  # learn from this one alone
+    rollout_share: float = 1.0  # of the samples, at most, are siblings
     composition: Composition = field(default_factory=Composition)
     compositions: Mapping[str, Composition] = field(default_factory=dict)  # of agents that differ
 
@@ -296,6 +299,7 @@ def _sample(
         step=step,
         calls_to_go=len(trajectory.transitions) - 1 - step,
         anchor=anchor_of(transition),
+        rollout=transition.rollout,
         ask=propensity_of(trajectory.transitions),
         is_asked=is_surveyed(trajectory.transitions),
         **worth_fields(worth, ids[step:]),

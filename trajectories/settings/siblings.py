@@ -18,7 +18,10 @@ class SiblingSettings(Section):
         4, ge=1, le=MOST_ANSWERS, description="Further answers to a prompt: siblings of the first"
     )
     share: float = Field(
-        0.25, ge=0, le=1, description="Share of the rewarded trajectories that get siblings"
+        0.25,
+        ge=0,
+        le=1,
+        description="Share of the trajectories with a reward, or to be judged, that get siblings",
     )
     call: Literal["last", "first"] = Field(
         "last", description="Which call of a trajectory is asked anew"

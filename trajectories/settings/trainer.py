@@ -57,6 +57,13 @@ class TrainerSettings(Section):
         description="Share of a round's trajectories that earlier rounds used; 0.1 to 0.25 holds on"
         " to what was learned",
     )
+    rollout_share: float = Field(
+        0.5,
+        ge=0,
+        le=0.9,
+        description="Largest share of a round's samples that are siblings: answers that nobody got"
+        " (docs/siblings.md)",
+    )
     interval_seconds: float | None = Field(
         None, gt=0, description="Also start a round this long after the last, with what there is"
     )

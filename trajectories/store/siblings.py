@@ -30,6 +30,20 @@ class Siblings(Room):
                 if is_free:
                     yield ref
 
+    def unjudged(self, tenant: str) -> Iterator[TrajectoryRef]:
+        """Those of a tenant that somebody is still to judge: a group may be what is waited for."""
+        start = 0
+        seen: set[str] = set()
+        while members := self._redis.zrange(keys.VERDICTS, start, start + _PAGE - 1):
+            start += len(members)
+            names = dict.fromkeys(member.decode().partition(" ")[2] for member in members)
+            refs = [TrajectoryRef.parse(name) for name in names if name not in seen]
+            seen.update(names)
+            own = [ref for ref in refs if ref.tenant == tenant]
+            for ref, is_free in zip(own, self._free(own), strict=True):
+                if is_free:
+                    yield ref
+
     def claim_for_siblings(self, ref: TrajectoryRef) -> bool:
         """Whether the caller is the one who asks; before it asks, so that it is done once."""
         return bool(self._redis.eval(_CLAIM, 1, keys.trajectory(ref.tenant, ref.id)))
@@ -42,4 +56,4 @@ class Siblings(Room):
         pipe = self._redis.pipeline(transaction=False)
         for ref in refs:
             pipe.hmget(keys.trajectory(ref.tenant, ref.id), "rollout", "asked_anew")
-        return [found == [None, None] for found in pipe.execute()]
+        return [found == [None, None] for found in (pipe.execute() if refs else ())]

@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from threading import Event
 from typing import Protocol
 
@@ -101,9 +102,13 @@ class SiblingWorker:
         return True
 
     def _next_prompt(self) -> Prompt | None:
-        """Claim the oldest trajectory that will do."""
+        """Claim the oldest trajectory that will do, of those with a reward before the others."""
         unclaimed: set[str] = set()
-        for ref in self._store.without_siblings(self._policy):
+        # Where only a judge that compares would speak, nobody does until there is a group.
+        offered = chain(
+            self._store.without_siblings(self._policy), self._store.unjudged(self._rules.tenant)
+        )
+        for ref in offered:
             if not self._rules.draws(ref.id):
                 continue
             if str(ref) in self._passed:

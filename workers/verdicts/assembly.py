@@ -19,6 +19,7 @@ def build_panel(settings: Settings) -> Panel:
         {name: Webhook(name, webhook) for name, webhook in settings.webhooks.items()},
         {name: Custom(name, custom) for name, custom in settings.custom.items()},
         Scrubber(settings.privacy.scrub),
+        siblings=settings.siblings.answers if settings.siblings.enabled else 0,
     )
 
 

@@ -104,7 +104,12 @@ def next_states(trajectory: Trajectory) -> list[tuple[str, str, str]]:
 
 
 def group_of(trajectory: Trajectory) -> str | None:
-    """What trajectories that may be compared share: their task, else their first prompt."""
+    """What trajectories that may be compared share: their task, else their first prompt.
+
+    Siblings are compared with each other and the recorded answer, and with nothing else.
+    """
+    if trajectory.rollout is not None:
+        return derived_id("group", "rollout", trajectory.rollout)
     if trajectory.task is not None:
         return derived_id("group", "task", trajectory.agent or "", trajectory.task)
     if not trajectory.transitions:

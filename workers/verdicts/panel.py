@@ -51,6 +51,7 @@ class Panel:
     customs: Mapping[str, Custom] = field(default_factory=dict)
     scrubber: Scrubber = field(default_factory=lambda: Scrubber(()))
     retry_seconds: float = RETRY_SECONDS
+    siblings: int = 0  # how many answers a recorded prompt gets
 
     def give(self, store: Store, redis: Redis, ask: str) -> None:
         """Answer one ask (`judge tenant/trajectory`): a vote, or a failure that is counted.
@@ -242,11 +243,17 @@ class Panel:
         since = group.join(trajectory.id, now)
         waiting = group.members()
         until = waiting[0][1] + own.group_seconds
-        if len(waiting) < own.group_size and now < until:
+        original = self._original(store, trajectory)
+        size = own.group_size
+        if trajectory.rollout is not None and self.siblings:  # no more will come
+            size = min(size, self.siblings + (original is not None))
+        if len(waiting) + (original is not None) < size and now < until:
             raise Waiting(until, "the group is not full")
         with group.alone(time_limit(own), now):
             chosen = [name for name, _ in group.members() if name != trajectory.id]
             found: dict[str, Trajectory] = {trajectory.id: trajectory}
+            if original is not None:
+                found[original.id] = original
             for name in chosen:
                 if len(found) == own.group_size:
                     break
@@ -269,9 +276,20 @@ class Panel:
             )
             for member, score in zip(members, scores, strict=True):
                 opinion = opinion_of(score, reward)
+                if member is original and oracle.name not in self.roster.due_for(member):
+                    continue  # it is there to be compared with
                 self._post(store, redis, oracle.name, member, [opinion] if opinion else [])
             group.leave(*found)  # not before: who dies in between finds them waiting still
         return []
+
+    @staticmethod
+    def _original(store: Store, trajectory: Trajectory) -> Trajectory | None:
+        """The recorded trajectory that this one is a sibling in."""
+        if trajectory.rollout is None:
+            return None
+        ref = store.trajectory_of(trajectory.tenant, trajectory.rollout)
+        found = store.trajectory(ref) if ref is not None else None
+        return found if found is not None and found.is_closed and found.transitions else None
 
 
 def calibration_of(redis: Redis, judge: str, tenant: str) -> Calibration | None:

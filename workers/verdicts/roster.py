@@ -23,7 +23,8 @@ class Roster:
             name
             for name, source in self.sources.items()
             if (not source.agents or trajectory.agent in source.agents)
-            and _position(name, trajectory) < source.share
+            # Siblings were asked for to be judged: all of them, or a group has gaps.
+            and (trajectory.rollout is not None or _position(name, trajectory) < source.share)
         ]
 
     def stamp(self, name: str, trajectory: Trajectory) -> str:

@@ -217,3 +217,19 @@ def test_two_processes_never_take_the_same_prompt(redis: Any) -> None:
     store = Store(redis)
     ref = scored(store, recorded())
     assert [store.claim_for_siblings(ref) for _ in range(2)] == [True, False]
+
+
+def test_what_a_judge_is_still_to_compare_gets_siblings_too(redis: Any) -> None:
+    store = Store(redis)
+    store.add_transition(recorded(content="It will rain."))
+    ref = TrajectoryRef("default", "traj_a")
+    store.close(ref)
+    Scorer.from_settings(Settings().rewards).score(store, ref)
+    asks = Answering(store)
+    found = worker(redis, asks, settings_with(answers=1))
+    assert not found.step(GO_ON)  # nobody says anything of it
+    store.ask_verdicts(ref, ["ruler"], 1_000.0)
+    store.ask_verdicts(TrajectoryRef("acme", "traj_b"), ["ruler"], 1_000.0)
+    assert found.step(GO_ON)
+    assert not found.step(GO_ON)
+    assert len(asks.asked) == 1

@@ -57,6 +57,8 @@ def abandoned(turn: Turn) -> str | None:
     is_last = turn.position == len(turn.story.turns) - 1
     if not turn.story.is_closed or not is_last or turn.calls:
         return None
+    if turn.transition.rollout is not None:  # nobody was there
+        return None
     if turn.answer.rstrip(_AFTER_QUESTION).endswith(_QUESTION_MARKS):
         return "nobody answered the model's question"
     return None
