@@ -144,6 +144,7 @@ def rollback(
         target = registry.roll_back_target(before) if to is None else to
         entry = before.versions.get(target)
         is_loaded = target == 0 or (entry is not None and entry.state in LOADED)
+        is_loaded = is_loaded and not before.weights  # else it takes the place of what serves
         if entry is not None and entry.promoted_at is None and target != 0:
             raise RatchetError(
                 f"version {target} has never served ({entry.state.value}): only what has served can"

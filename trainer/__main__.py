@@ -52,8 +52,6 @@ def main() -> int:
     stop = stop_on_signals()
     try:
         settings = load_settings()
-        if settings.is_full:
-            raise SettingsError("trainer.weights = full: delivery is not built yet")
         everybody, redis, turn = settings.policy_names, connect(settings.redis), Turn()
         is_one = arguments.once or arguments.dry_run or arguments.policy is not None
         names = (arguments.policy or settings.policy,) if is_one else everybody

@@ -20,10 +20,11 @@ from trainer import status
 from trainer.algorithms.plugins import AlgorithmError, installed
 from trainer.batch.batching import Demand, Lack, demand
 from trainer.delivery.engine import Engine, EngineUnavailable
-from trainer.delivery.gate import Expected
+from trainer.delivery.full_swap import FullSwap
 from trainer.delivery.publish import Reached
+from trainer.delivery.shelf import Shelf
 from trainer.delivery.swap import Swap
-from trainer.phases import Base, Phases
+from trainer.phases import Base, Phases, expected_of
 from trainer.runs import Phase, Run, RunDirectory, all_runs, announce, sweep
 from trainer.status import Board, Pulse
 from trainer.training import Training
@@ -61,6 +62,39 @@ def _nothing(_: str) -> None:
     """The default of `reached`: tests put a crash there."""
 
 
+def make_swap(
+    settings: Settings,
+    base: Base,
+    engines: Sequence[Engine],
+    registry: Registry,
+    others: Sequence[Registry],
+    clock: Callable[[], float],
+) -> Swap:
+    """What brings versions into the engines: adapters beside each other, or one whole model."""
+    trainer = settings.trainer
+    if settings.is_full:
+        return FullSwap(
+            engines,
+            registry,
+            expected=expected_of(settings, base),
+            drain_seconds=trainer.drain_seconds,
+            pause_seconds=trainer.pause_seconds,
+            shelf=Shelf(settings.runs_dir, trainer.full_kept),
+            probe_tolerance=trainer.probe_tolerance,
+            clock=clock,
+        )
+    return Swap(
+        engines,
+        registry,
+        expected=expected_of(settings, base),
+        drain_seconds=trainer.drain_seconds,
+        others=others,
+        slots=settings.adapter_slots,
+        probe_tolerance=trainer.probe_tolerance,
+        clock=clock,
+    )
+
+
 class Loop:
     """The trainer. Use as a context manager: it holds the lease while entered.
 
@@ -92,15 +126,8 @@ class Loop:
         self._engines = [
             Engine(url, api_key=settings.upstream.api_key) for url in settings.upstream.engines
         ]
-        self._swap = Swap(
-            self._engines,
-            self._registry,
-            expected=Expected(settings.upstream.base_model, base.sha256),
-            drain_seconds=settings.trainer.drain_seconds,
-            others=[Registry(redis, name, settings.upstream.base_model) for name in neighbours],
-            slots=settings.adapter_slots,
-            clock=clock,
-        )
+        others = [Registry(redis, name, settings.upstream.base_model) for name in neighbours]
+        self._swap = make_swap(settings, base, self._engines, self._registry, others, clock)
         self._training = training or Training()
         self._phases = Phases(
             settings,
@@ -133,6 +160,7 @@ class Loop:
     def __enter__(self) -> "Loop":
         self._lease.acquire()
         try:
+            self._swap.check()
             self._resume()
         except BaseException:
             self._lease.release()

@@ -3,8 +3,8 @@
     collect   rows and plan on disk, then run.json
     train     the trajectories are marked used; a process of its own, this only watches it
     publish   number allocated and remembered, directory renamed into place, registered
-    load      gate, then every engine
-    probe     every engine must answer as the trainer does
+    load      gate, then every engine (whole models: the gate alone)
+    probe     every engine must answer as the trainer does (whole models are given to it here)
     promote   one Redis transaction
 
 No trajectory is ever in two runs: one trainer holds the lease, a batch is
@@ -18,22 +18,22 @@ base, gives them back.
 import logging
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from trainer.base import fingerprint, resolve_base
 from trainer.batch.batching import Batch, Demand, look, require, selection_for, write_batch
 from trainer.batch.samples import Selection
 from trainer.delivery.engine import EngineUnavailable
-from trainer.delivery.gate import WEIGHTS, Expected, check_adapter
-from trainer.delivery.probe import run_probe, tolerance_for
+from trainer.delivery.gate import Expected, check_adapter
 from trainer.delivery.publish import Reached, highest_version, publish
 from trainer.delivery.swap import Swap
+from trainer.delivery.weights import Whole, weights_sha256
 from trainer.runs import OPTIMIZER, Phase, Plan, Run, RunDirectory
 from trainer.training import Training, last_words
 from trajectories.errors import AdapterError, EngineError
 from trajectories.registry import Registry
-from trajectories.resources import PROBE, PolicyVersion, ProbeSet, VersionState
+from trajectories.resources import Kind, PolicyVersion, VersionState
 from trajectories.settings import Settings
 from trajectories.store import Store, TrajectoryRef
 
@@ -54,6 +54,16 @@ def find_base(settings: Settings) -> Base:
     """Resolve and fingerprint the base; raises SettingsError."""
     path = resolve_base(settings.trainer.base_model_path)
     return Base(path, fingerprint(path, settings.runs_dir / "base.json"))
+
+
+def expected_of(settings: Settings, base: Base) -> Expected:
+    """What a version must be to get into an engine."""
+    is_full = settings.is_full
+    return Expected(
+        settings.upstream.base_model,
+        base.sha256,
+        whole=Whole(base.path, settings.trainer.dtype) if is_full else None,
+    )
 
 
 class Phases:
@@ -221,7 +231,7 @@ class Phases:
         self._registry.add(
             self._entry(run).model_copy(
                 update={
-                    "sha256": manifest.files[WEIGHTS],
+                    "sha256": weights_sha256(manifest.files),
                     "created_at": manifest.created_at,
                 }
             )
@@ -238,22 +248,8 @@ class Phases:
         return directory.write(run, phase=Phase.LOADED)
 
     def _probe(self, directory: RunDirectory, run: Run) -> Run:
-        assert run.model is not None
-        assert run.path is not None
-        probe_set = ProbeSet.from_json((Path(run.path) / PROBE).read_bytes())
-        tolerance = tolerance_for(probe_set.dtype, self._settings.trainer.probe_tolerance)
-        worst = 0.0
         try:
-            self._swap.load(self._entry(run))  # an engine may have restarted since
-            for engine in self._swap.engines:
-                delivery = run_probe(
-                    engine,
-                    model=run.model,
-                    base_model=self._settings.upstream.base_model,
-                    probe_set=probe_set,
-                    tolerance=tolerance,
-                )
-                worst = max(worst, delivery.adapter_error)
+            worst = self._swap.prove(self._entry(run))
         except (AdapterError, EngineError) as error:
             return self._reject_or_wait(directory, run, error)
         self._reached("probed")
@@ -272,7 +268,7 @@ class Phases:
             reason = f"it started from version {run.parent}, but version {now} serves by now"
             return self._reject(directory, run, reason)
         try:
-            self._swap.load(self._entry(run))
+            self._swap.ensure(self._entry(run))
         except (AdapterError, EngineError) as error:
             return self._reject_or_wait(directory, run, error)
         self._guard()
@@ -302,6 +298,7 @@ class Phases:
             version=run.version,
             model=run.model,
             state=VersionState.CANDIDATE,
+            kind=Kind(self._settings.trainer.weights),
             path=run.path,
             parent=run.parent,
             run_id=run.run_id,
@@ -310,9 +307,11 @@ class Phases:
         )
 
     def _expected(self) -> Expected:
-        return Expected(
-            base_model=self._settings.upstream.base_model,
-            base_sha256=self._base.sha256,
+        expected = expected_of(self._settings, self._base)
+        if expected.whole is not None:
+            return expected
+        return replace(
+            expected,
             rank=self._settings.trainer.rank,
             target_modules=frozenset(self._settings.trainer.target_modules),
         )

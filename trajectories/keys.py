@@ -60,6 +60,7 @@ KEYS: tuple[Key, ...] = (
     Key("trained:{policy}:{version}", "set", "ttl", "trajectories that a version was trained on"),
     Key("policy:{policy}", "hash", "permanent", "version -> PolicyVersion, JSON"),
     Key("policy:{policy}:head", "hash", "permanent", "current, last version, revision"),
+    Key("policy:{policy}:weights", "hash", "permanent", "engine -> its own weights' version, JSON"),
     Key("gateway:{gateway}:{policy}", "string", "ttl", "a heartbeat: revision, in-flight"),
     Key("trainer:{policy}:lease", "string", "lease", "which trainer may run"),
     Key("trainer:{policy}:status", "string", "ttl", "the trainer's state, JSON"),
@@ -221,6 +222,10 @@ def policy(name: str) -> str:
 
 def policy_head(name: str) -> str:
     return f"policy:{name}:head"
+
+
+def policy_weights(name: str) -> str:
+    return f"policy:{name}:weights"
 
 
 def gateway(gateway_id: str, policy_name: str) -> str:

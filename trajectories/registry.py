@@ -8,7 +8,7 @@ polling. Numbers are never given out twice.
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import orjson
@@ -17,7 +17,7 @@ from redis import Redis, WatchError
 from trajectories import keys
 from trajectories.errors import RegistryError
 from trajectories.model import Record
-from trajectories.resources import LOADED, MOVES, ROUTABLE, PolicyVersion, VersionState
+from trajectories.resources import LOADED, MOVES, ROUTABLE, Kind, PolicyVersion, VersionState
 
 
 class Heartbeat(Record):
@@ -31,6 +31,17 @@ class Heartbeat(Record):
     at: float
 
 
+class Weights(Record):
+    """Which version the own weights of one engine are, where a round trains all of them."""
+
+    url: str
+    version: int | None = None  # None: they are being exchanged, or nobody knows
+    wanted: int = 0  # which they are to be
+    is_out: bool = False  # no call may go there
+    reason: str = ""  # why it is out
+    change: int = 0  # another number, perhaps other weights in between
+
+
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """All versions at one revision; what a gateway routes by."""
@@ -39,11 +50,19 @@ class Snapshot:
     revision: int
     current: int
     versions: Mapping[int, PolicyVersion]
+    weights: Mapping[str, Weights] = field(default_factory=dict)  # by engine; none with adapters
 
     def is_routable(self, version: int) -> bool:
         """Whether a running trajectory may still be answered by `version`."""
+        if self.weights and version != self.current:
+            return False  # no engine holds two
         found = self.versions.get(version)
         return found is not None and found.state in ROUTABLE
+
+    def served_name(self, version: int) -> str:
+        """The model that an engine is asked for to get `version`."""
+        entry = self.versions[version]
+        return self.versions[0].model if entry.kind is Kind.FULL else entry.model
 
     @property
     def loaded(self) -> list[PolicyVersion]:
@@ -51,7 +70,7 @@ class Snapshot:
         return [
             entry
             for _, entry in sorted(self.versions.items())
-            if entry.version > 0 and entry.state in LOADED
+            if entry.version > 0 and entry.state in LOADED and entry.kind is Kind.LORA
         ]
 
 
@@ -78,8 +97,8 @@ class Registry:
         pipe = self._redis.pipeline(transaction=True)
         pipe.hgetall(keys.policy(self._policy))
         pipe.hgetall(keys.policy_head(self._policy))
-        versions, head = pipe.execute()
-        return self._parse(versions, head)
+        pipe.hgetall(keys.policy_weights(self._policy))
+        return self._parse(*pipe.execute())
 
     def revision(self) -> int:
         """Just the revision: what a poll compares."""
@@ -150,6 +169,31 @@ class Registry:
 
         return self._change(change)
 
+    def note_weights(self, said: Weights) -> int:
+        """Say what an engine's own weights are; returns the revision that says so.
+
+        For whoever holds the policy's lease: nobody else writes it.
+        """
+        name, head = keys.policy_weights(self._policy), keys.policy_head(self._policy)
+        raw = self._redis.hget(name, said.url)
+        change = Weights.from_json(raw).change + 1 if raw else 1
+        pipe = self._redis.pipeline(transaction=True)
+        pipe.hset(name, said.url, said.model_copy(update={"change": change}).to_json())
+        pipe.hincrby(head, "revision", 1)
+        _, revision = pipe.execute()
+        self._announce(self._redis, int(revision))
+        return int(revision)
+
+    def keep_weights(self, urls: Sequence[str]) -> None:
+        """Forget what is known of other engines than these."""
+        name = keys.policy_weights(self._policy)
+        gone = [raw for raw in self._redis.hkeys(name) if raw.decode() not in urls]
+        if gone:
+            self._redis.hdel(name, *gone)
+            self._announce(
+                self._redis, self._redis.hincrby(keys.policy_head(self._policy), "revision", 1)
+            )
+
     def roll_back_target(self, snapshot: Snapshot) -> int:
         """The version to go back to: the one that the current one replaced."""
         current = snapshot.versions[snapshot.current]
@@ -198,7 +242,11 @@ class Registry:
             while True:
                 try:
                     pipe.watch(versions_key, head_key)
-                    before = self._parse(pipe.hgetall(versions_key), pipe.hgetall(head_key))
+                    before = self._parse(
+                        pipe.hgetall(versions_key),
+                        pipe.hgetall(head_key),
+                        pipe.hgetall(keys.policy_weights(self._policy)),
+                    )
                     versions, current = change(dict(before.versions), before.current)
                     if versions == before.versions and current == before.current:
                         pipe.unwatch()
@@ -210,20 +258,29 @@ class Registry:
                     )
                     pipe.hset(head_key, "current", current)
                     pipe.hincrby(head_key, "revision", 1)
-                    pipe.publish(
-                        keys.REGISTRY_CHANNEL,
-                        orjson.dumps({"policy": self._policy, "revision": before.revision + 1}),
-                    )
+                    self._announce(pipe, before.revision + 1)
                     pipe.execute()
-                    return Snapshot(self._policy, before.revision + 1, current, versions)
+                    return replace(
+                        before, revision=before.revision + 1, current=current, versions=versions
+                    )
                 except WatchError:
                     continue
 
-    def _parse(self, versions: dict[bytes, bytes], head: dict[bytes, bytes]) -> Snapshot:
+    def _announce(self, redis: Any, revision: int) -> None:
+        said = orjson.dumps({"policy": self._policy, "revision": revision})
+        redis.publish(keys.REGISTRY_CHANNEL, said)
+
+    def _parse(
+        self,
+        versions: dict[bytes, bytes],
+        head: dict[bytes, bytes],
+        weights: dict[bytes, bytes],
+    ) -> Snapshot:
         entries = {int(number): PolicyVersion.from_json(raw) for number, raw in versions.items()}
         entries.setdefault(0, self._base)
         current = int(head.get(b"current", 0))
-        return Snapshot(self._policy, int(head.get(b"revision", 0)), current, entries)
+        own = {url.decode(): Weights.from_json(raw) for url, raw in weights.items()}
+        return Snapshot(self._policy, int(head.get(b"revision", 0)), current, entries, own)
 
 
 def revisions_of(redis: Redis, policies: Sequence[str]) -> list[int]:

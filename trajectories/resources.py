@@ -14,6 +14,7 @@ from pydantic import Field
 
 from trajectories.model import Record
 
+BASE_WEIGHTS = "default"  # what vLLM calls the weights it was started with
 MANIFEST = "manifest.json"
 PROBE = "probe.json"
 
@@ -65,6 +66,11 @@ class PolicyVersion(Record):
     promoted_at: float | None = None
     metrics: dict[str, float] = Field(default_factory=dict)
     reason: str = ""  # why it was rejected or rolled back
+
+    @property
+    def weights_name(self) -> str:
+        """What an engine calls its own weights while they are this version's."""
+        return self.model if self.version else BASE_WEIGHTS
 
 
 class Lineage(Record):

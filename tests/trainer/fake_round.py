@@ -31,6 +31,20 @@ def write_trained(trained: Path, *, rank: int, seed: int, is_nan: bool = False) 
     save_file(weights, trained / "adapter_model.safetensors")
     config = {"r": rank, "target_modules": ["q_proj"], "bias": "none", "peft_type": "LORA"}
     (trained / "adapter_config.json").write_text(json.dumps(config))
+    write_probe(trained, seed)
+
+
+def write_whole(trained: Path, *, seed: int, is_nan: bool = False) -> None:
+    """All weights of the base model that the tests' settings have."""
+    weights = np.full(4, np.nan if is_nan else 1.0 + seed, np.float32)
+    trained.mkdir(parents=True, exist_ok=True)
+    save_file({"w": weights}, trained / "model.safetensors")
+    (trained / "config.json").write_text('{"model_type": "tiny"}')
+    (trained / "optimizer.pt").write_bytes(b"moments")
+    write_probe(trained, seed)
+
+
+def write_probe(trained: Path, seed: int) -> None:
     probe = {
         "prompt_token_ids": [1, 2],
         "token_ids": [3, 4],
@@ -59,8 +73,11 @@ def main() -> None:
         result = {"is_trained": False, "is_tried": False, "reason": "'mine' made no trainer"}
     else:
         seed = sum(directory.path.name.encode())
-        rank = directory.plan().trainer.rank
-        write_trained(directory.trained, rank=rank, seed=seed, is_nan=how == "nan")
+        trainer = directory.plan().trainer
+        if trainer.weights == "full":
+            write_whole(directory.trained, seed=seed, is_nan=how == "nan")
+        else:
+            write_trained(directory.trained, rank=trainer.rank, seed=seed, is_nan=how == "nan")
         result = {"is_trained": True, "metrics": {"loss": 0.5}}
     (directory.path / "result.new").write_text(json.dumps(result))
     (directory.path / "result.new").replace(directory.path / "result.json")

@@ -1,4 +1,4 @@
-"""One vLLM, as the swap controller sees it: five routes over HTTP.
+"""One vLLM, as the swap controller sees it: five routes over HTTP, and seven for full weights.
 
 Only the trainer calls these; the gateway never forwards to them. An engine
 that cannot be reached is told apart from one that says no: the first is
@@ -15,6 +15,7 @@ from trajectories.errors import EngineError
 
 CONNECT_SECONDS = 5.0
 READ_SECONDS = 60.0
+RELOAD_SECONDS = 600.0  # of a large model from a slow disk
 PROBES_AT_ONCE = 4
 
 
@@ -75,6 +76,43 @@ class Engine:
         if name in self.models():
             self._call("POST", "/v1/unload_lora_adapter", {"lora_name": name})
 
+    # -- full weights: routes that only VLLM_SERVER_DEV_MODE=1 opens ----------------------
+
+    def weights_name(self) -> str | None:
+        """What it was last told that its weights are called; None: it has no such routes."""
+        try:
+            return str(self._call("GET", "/weight_info")["weight_version"])
+        except EngineUnavailable:
+            raise
+        except (EngineError, KeyError, TypeError):
+            return None
+
+    def name_weights(self, name: str) -> None:
+        """Have it remember a name for its weights, until it restarts."""
+        self._call("POST", "/update_weight_version", {"new_version": name})
+
+    def is_paused(self) -> bool:
+        """Whether calls wait."""
+        return bool(self._call("GET", "/is_paused")["is_paused"])
+
+    def pause(self, seconds: float) -> None:
+        """Let what runs end, and hold what comes; raises EngineUnavailable after `seconds`."""
+        self._call("POST", "/pause?mode=wait", seconds=seconds)
+
+    def resume(self) -> None:
+        """Let calls go on; where none waits nothing happens."""
+        self._call("POST", "/resume")
+
+    def reload(self, path: str) -> None:
+        """Read other weights of the same model from a directory."""
+        asked = {"method": "reload_weights", "kwargs": {"weights_path": path}}
+        self._call("POST", "/collective_rpc", asked, seconds=RELOAD_SECONDS)
+
+    def reset_caches(self) -> None:
+        """Forget what other weights computed. Raises EngineError when it does not."""
+        if not self._call("POST", "/reset_prefix_cache").get("success", True):
+            raise EngineError(f"{self.url} keeps blocks of its prefix cache: calls still run")
+
     def logprobs(
         self, model: str, prompt_token_ids: Sequence[int], token_ids: Sequence[int]
     ) -> tuple[float, ...]:
@@ -108,10 +146,13 @@ class Engine:
         except (KeyError, IndexError, TypeError) as error:
             raise EngineError(f"{self.url} gave no logprob of a token: is it vLLM?") from error
 
-    def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+    def _call(
+        self, method: str, path: str, body: dict[str, Any] | None = None, *, seconds: float = 0.0
+    ) -> Any:
         """One request. Raises EngineUnavailable when it is down, EngineError when it says no."""
+        limit = httpx2.Timeout(seconds or READ_SECONDS, connect=CONNECT_SECONDS)
         try:
-            response = self._client.request(method, path, json=body)
+            response = self._client.request(method, path, json=body, timeout=limit)
         except httpx2.HTTPError as error:
             raise EngineUnavailable(f"{self.url} does not answer: {error!r}") from error
         if response.is_success:

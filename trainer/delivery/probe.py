@@ -78,6 +78,38 @@ def compare(probe_set: ProbeSet, adapter: Rows, base: Rows, tolerance: float) ->
     return delivery
 
 
+def run_whole_probe(engine: Engine, *, model: str, probe_set: ProbeSet, tolerance: float) -> float:
+    """The same where all weights changed: there is no base beside them to be asked.
+
+    The largest difference; `base_logprobs` are those of the version before. Raises AdapterError.
+    """
+    served = [_ask(engine, model, probe) for probe in probe_set.probes]
+    return compare_whole(probe_set, served, tolerance)
+
+
+def compare_whole(probe_set: ProbeSet, served: Rows, tolerance: float) -> float:
+    """Hold what is served against what was trained, and against what was served before."""
+    if not probe_set.probes:
+        raise AdapterError("the version carries no probes: nothing shows what it should answer")
+    trained = [probe.logprobs for probe in probe_set.probes]
+    former = [probe.base_logprobs for probe in probe_set.probes]
+    error = max(differences(trained, served))
+    trained_shift = mean(differences(trained, former))
+    served_shift = mean(differences(served, former))
+    is_visible = trained_shift > NOISE[probe_set.dtype]
+    if is_visible and served_shift < LEAST_SHOWN_SHARE * trained_shift:
+        raise AdapterError(
+            "the engine serves the weights before: training moved the logprobs by"
+            f" {trained_shift:.3g} nats on average, serving shows {served_shift:.3g}"
+        )
+    if not error <= tolerance:
+        raise AdapterError(
+            f"the engine does not serve the weights as trained: logprobs differ by {error:.3g}"
+            f" nats (tolerance {tolerance:g})"
+        )
+    return error
+
+
 def differences(left: Rows, right: Rows) -> list[float]:
     """|left - right| of every token; a NaN on either side is an infinite difference."""
     flat = [

@@ -19,10 +19,11 @@ from pathlib import Path
 
 from trainer.delivery.engine import Engine, EngineUnavailable
 from trainer.delivery.gate import Expected, check_adapter
-from trajectories.errors import AdapterError, EngineError, RegistryError
+from trainer.delivery.probe import run_probe, tolerance_for
+from trajectories.errors import AdapterError, EngineError, RegistryError, SettingsError
 from trajectories.keys import HEARTBEAT_TTL_SECONDS
 from trajectories.registry import Heartbeat, Registry, Snapshot
-from trajectories.resources import LOADED, PolicyVersion, VersionState
+from trajectories.resources import LOADED, PROBE, Kind, PolicyVersion, ProbeSet, VersionState
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +53,7 @@ class Swap:
         drain_seconds: float,
         others: Sequence[Registry] = (),
         slots: int = MAX_LOADED,
+        probe_tolerance: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`others` are registries of policies in the same engines, `slots` how many adapters
@@ -62,6 +64,7 @@ class Swap:
         self._slots = slots
         self._expected = expected
         self._drain_seconds = drain_seconds
+        self._probe_tolerance = probe_tolerance
         self._clock = clock
         self._since: dict[int, Since] = {}
 
@@ -73,6 +76,22 @@ class Swap:
     def is_draining(self) -> bool:
         """Whether trajectories still end on an old version, as last seen."""
         return any(since.state is VersionState.DRAINING for since in self._since.values())
+
+    def check(self) -> None:
+        """Refuse to start, with SettingsError, where what serves is not what adapters are for."""
+        snapshot = self._registry.snapshot()
+        current = snapshot.versions[snapshot.current]
+        if current.kind is Kind.FULL:
+            raise SettingsError(
+                f"trainer.weights = lora, but version {current.version}, which serves, is a whole"
+                " model: `ratchet rollback --to 0` with weights = full first"
+            )
+        if left := [one.url for one in snapshot.weights.values() if one.version != 0]:
+            raise SettingsError(
+                f"trainer.weights = lora, but {', '.join(left)} may have a whole model's weights:"
+                " start the trainer once more with weights = full, until it has the base again"
+            )
+        self._registry.keep_weights([])
 
     def load(self, entry: PolicyVersion) -> None:
         """Load one version into every engine. The base is always there."""
@@ -87,6 +106,30 @@ class Swap:
             )
         for engine in self._engines:
             self._load_into(engine, entry)
+
+    def prove(self, entry: PolicyVersion) -> float:
+        """Have every engine answer as the trainer does; the largest difference in nats.
+
+        Raises AdapterError, EngineError or EngineUnavailable.
+        """
+        assert entry.path is not None
+        probe_set = ProbeSet.from_json((Path(entry.path) / PROBE).read_bytes())
+        self.load(entry)  # an engine may have restarted since
+        found = [
+            run_probe(
+                engine,
+                model=entry.model,
+                base_model=self._expected.base_model,
+                probe_set=probe_set,
+                tolerance=tolerance_for(probe_set.dtype, self._probe_tolerance),
+            )
+            for engine in self._engines
+        ]
+        return max((delivery.adapter_error for delivery in found), default=0.0)
+
+    def ensure(self, entry: PolicyVersion) -> None:
+        """Have every engine hold what was proven, right before it is promoted."""
+        self.load(entry)
 
     def reconcile(self) -> list[str]:
         """Make the engines hold what the registry says; what did not work, in words.
@@ -132,6 +175,13 @@ class Swap:
     def roll_back(self, version: int) -> None:
         """Return to an earlier version, loading it first where it is gone."""
         snapshot = self._registry.snapshot()
+        entry = self._served_once(snapshot, version)
+        if entry.version > 0 and entry.state not in LOADED:
+            self.load(entry)
+        self.promote(version, reason=f"rolled back from version {snapshot.current}")
+
+    def _served_once(self, snapshot: Snapshot, version: int) -> PolicyVersion:
+        """The version, if it is one to go back to. Raises RegistryError."""
         entry = snapshot.versions.get(version)
         if entry is None:
             raise RegistryError(f"there is no version {version} to roll back to")
@@ -140,9 +190,7 @@ class Swap:
                 f"version {version} is {entry.state.value}: only a version that has served"
                 " can be rolled back to"
             )
-        if entry.version > 0 and entry.state not in LOADED:
-            self.load(entry)
-        self.promote(version, reason=f"rolled back from version {snapshot.current}")
+        return entry
 
     def reject(self, version: int, reason: str) -> None:
         """Take a candidate out: it never serves, its directory stays for inspection."""
