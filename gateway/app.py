@@ -36,6 +36,7 @@ from gateway.thumbs import Thumbs
 from gateway.upstream import Upstream
 from gateway.upstreams.health import watch
 from gateway.upstreams.places import watched_replicas
+from gateway.upstreams.weights import look_at
 from gateway.wire.bodies import ClientLeft
 from gateway.wire.paths import PrefixedPaths
 from gateway.wire.twin import Twin
@@ -121,6 +122,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[dict[str, Services]]:
         ticking = asyncio.create_task(tick(services), name="clock")
         replicas = watched_replicas(services)
         asking = asyncio.create_task(watch(replicas, services.upstream.is_well), name="health")
+        looking = asyncio.create_task(look_at(services.weights), name="weights")
         if services.settings.gateway.workers > 1:
             directory = services.settings.data_dir / "metrics"
             services.siblings = Siblings(directory, lambda: health.exposition(services))
@@ -131,7 +133,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[dict[str, Services]]:
             yield {STATE: services}
         finally:
             stop_calls(services)
-            await _end(watching, checking, ticking, asking)
+            await _end(watching, checking, ticking, asking, looking)
             for server in services.servers.values():
                 await server.closed()
             await services.shipper.stop()

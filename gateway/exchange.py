@@ -22,7 +22,7 @@ from gateway.dialects.responses import named_responses
 from gateway.errors import ApiError
 from gateway.reception import receive
 from gateway.responses_store import earlier_of
-from gateway.routing import Route
+from gateway.routing import Route, at_replica
 from gateway.services import Services
 from gateway.spool.payload import FOLDS, stream_payload, usage_of, whole_payload
 from gateway.tracing import CallSpan
@@ -106,6 +106,7 @@ class Exchange:
         "_services",
         "_size",
         "_span",
+        "_stamp",
         "_status",
         "_target",
         "_targets",
@@ -235,11 +236,16 @@ class Exchange:
 
     def _begin(self) -> None:
         self._target = self._targets[0]
-        self._route = self._services.route(self._target, self._call)
         try:
-            self._ask()
+            self._ask_target()
         except ApiError as error:
             self._ask_the_next(error)
+
+    def _ask_target(self) -> None:
+        """Route the call to its target, and send it. Raises ApiError as `_ask` does."""
+        self._route = Route(self._call.model)  # of a call that is not to be answered there
+        self._route = self._services.route(self._target, self._call)
+        self._ask()
 
     def _ask(self) -> None:
         """Send the call where `_route` says. Raises ApiError when that cannot be done now."""
@@ -247,6 +253,9 @@ class Exchange:
         self._server = services.servers[self._target.upstream]
         self._asked = ask(call, self._target, self._route)
         self._replica = self._server.choose(call.affinity, now, avoid=self._failed)
+        self._stamp = stamp = self._replica.stamp
+        if stamp is not None:
+            self._route = at_replica(self._route, stamp.version)
         services.policies.enter(self._route)
         self._tries += 1
         self._sent = now
@@ -261,10 +270,9 @@ class Exchange:
         """The next upstream in line answers; without one, `error` does."""
         while (position := self._targets.index(self._target) + 1) < len(self._targets):
             self._target = self._targets[position]
-            self._route = self._services.route(self._target, self._call)
             self._services.metrics.fallbacks.inc()
             try:
-                self._ask()
+                self._ask_target()
             except ApiError as refused:
                 error = refused
             else:
@@ -303,6 +311,8 @@ class Exchange:
         if replica is not None:
             self._ended = time.monotonic()
             self._services.policies.leave(self._route)
+            if replica.stamp is not self._stamp:
+                self._route = at_replica(self._route, None)
             self._server.come_back(replica, is_well=is_well, now=self._ended)
         return replica
 
@@ -529,6 +539,8 @@ class Exchange:
             self._span.end(status or self._status, outcome, usage, lambda: self._answer(folded))
         if not call.is_recorded:
             return
+        if self._route.version is None and self._route.policy is not None:
+            services.metrics.mixed.inc()
         services.metrics.outcomes.add(outcome or _outcome_of(folded))
         ending = Ending(
             outcome=outcome,
@@ -574,9 +586,11 @@ class Exchange:
         survey = self._services.survey
         if survey is not None and call.rollout is None and survey.asks(call.trajectory_id):
             head += b"x-ratchet-ask: 1\r\n"
-        if route.version is None:
+        if route.policy is None:
             return head
-        return b"%bx-ratchet-policy: %b@%d\r\n" % (head, str(route.policy).encode(), route.version)
+        version = "mixed" if route.version is None else str(route.version)
+        policy = f"{route.policy}@{version}".encode()
+        return b"%bx-ratchet-policy: %b\r\n" % (head, policy)
 
 
 def _outcome_of(folded: Folded | None) -> Outcome:

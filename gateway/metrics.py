@@ -126,6 +126,11 @@ class Metrics:
         self.dropped = Counter(
             "ratchet_records_dropped", "Records that could not be written", registry=registry
         )
+        self.mixed = Counter(
+            "ratchet_mixed",
+            "Calls that no version is stamped on: an engine's weights changed meanwhile",
+            registry=registry,
+        )
         self.fallbacks = Counter(
             "ratchet_fallbacks",
             "Calls sent on: to the base model for a lost adapter, or to a fallback",

@@ -6,7 +6,7 @@ counters used from the event loop only; they do no I/O.
 """
 
 from collections import Counter, OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from trajectories.registry import Snapshot
@@ -52,7 +52,17 @@ def _route(model: str, policy: str, version: int, alias: str) -> Route:
 
 def at_version(alias: str, version: int, snapshot: Snapshot) -> Route:
     """The route of an aliased call to one version."""
-    return _route(snapshot.versions[version].model, snapshot.policy, version, alias)
+    return _route(snapshot.served_name(version), snapshot.policy, version, alias)
+
+
+def at_replica(route: Route, version: int | None) -> Route:
+    """The route as it is where all weights change: its replica decides about the version.
+
+    None: they changed while it ran, or nobody can say, so that it is never learned from.
+    """
+    if route.policy is None or route.version == version:
+        return route
+    return replace(route, version=version)
 
 
 def _version_named(name: str, snapshot: Snapshot) -> int | None:

@@ -9,6 +9,7 @@ from gateway.call import Call
 from gateway.cold import ColdReads
 from gateway.dialects.asking import Asked
 from gateway.dialects.responses import input_items, input_messages
+from gateway.errors import ApiError
 from gateway.metrics import Metrics
 from gateway.outbox import Outbox
 from gateway.policies import Policies, serve_policies
@@ -26,6 +27,7 @@ from gateway.upstreams.foreign import Foreign
 from gateway.upstreams.provider import Provider
 from gateway.upstreams.server import Server
 from gateway.upstreams.table import Table, Target
+from gateway.upstreams.weights import OwnWeights
 from gateway.wire.hot import HotPaths
 from trajectories.connection import AsyncRedis, Redis
 from trajectories.privacy.known import open_redactor
@@ -60,6 +62,7 @@ class Services:
     servers: dict[str, Server | Foreign]
     outbox: Outbox
     redactor: Redactor
+    weights: OwnWeights | None = None  # None: versions are adapters
     survey: Survey | None = None  # None: nobody is asked
     tracer: Tracer | None = None
     siblings: Siblings | None = None
@@ -84,6 +87,9 @@ class Services:
         policies = self.policies
         policy = policies.answering(target.model, call.caller.tenant, call.attribution.agent)
         if policy is None:
+            if self.settings.is_full:
+                message = "all that the engine has is another tenant's policy"
+                raise ApiError(404, "unknown_model", message, param="model")
             return policies.default.base_route(call.model)
         if call.rollout is not None:
             route = policy.current_route(target.model)
@@ -148,6 +154,10 @@ def build_services(
         hurry=shipper.hurry,
     )
     outbox.commit = recorder.commit
+    servers = build_servers(settings, outbox)
+    weights = None
+    if settings.is_full:
+        weights = OwnWeights(servers[POLICY].replicas, policies.default, upstream.weights_name)
     return Services(
         settings=settings,
         redis=redis,
@@ -164,10 +174,11 @@ def build_services(
         store=Store(redis),
         cold=ColdReads(settings.archive_url),
         policies=policies,
-        watcher=SnapshotWatcher(redis, registries, spool, policies=policies),
+        watcher=SnapshotWatcher(redis, registries, spool, policies=policies, weights=weights),
+        weights=weights,
         responses=ResponsesStore(redis, redactor),
         table=table,
-        servers=build_servers(settings, outbox),
+        servers=servers,
         outbox=outbox,
         redactor=redactor,
         survey=open_survey(settings.rewards),

@@ -15,6 +15,7 @@ from typing import Any
 
 from gateway.policies import Policies, Served
 from gateway.spool.writer import Spool
+from gateway.upstreams.weights import OwnWeights
 from trajectories import keys
 from trajectories.connection import Redis, RedisError
 from trajectories.errors import RecordError
@@ -38,12 +39,14 @@ class SnapshotWatcher:
         spool: Spool,
         *,
         policies: Policies,
+        weights: OwnWeights | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._redis = redis
         self._registries = registries  # by policy
         self._spool = spool  # whose producer is our name; it may change
         self._policies = policies
+        self._weights = weights
         self._clock = clock
         self._unreadable: set[str] = set()  # policies whose versions were no records
         self._subscription: Any = None
@@ -77,6 +80,8 @@ class SnapshotWatcher:
             # While Redis was away it may have been restored: the same number, other versions.
             if not is_known or revision != policy.snapshot.revision:
                 await self._take_over(policy)
+        if self._weights is not None:  # before we say that we know
+            self._weights.settle(self._clock(), is_fresh=True)
         await asyncio.to_thread(self._beat, self.heartbeats())
         self.is_connected = True
 

@@ -195,6 +195,15 @@ class Upstream:
             response.release()
         return response.status, found if isinstance(found, dict) else {}
 
+    async def weights_name(self, url: str) -> str | None:
+        """What an engine at `url` says its own weights are called; None where it does not."""
+        try:
+            status, said = await self.ask("GET", Place(url), "/weight_info", seconds=10)
+        except ApiError:
+            return None
+        name = said.get("weight_version") if status == 200 else None
+        return name if isinstance(name, str) else None
+
     async def is_well(self, url: str) -> bool:
         """Whether an engine at `url` says so, within two seconds."""
         try:

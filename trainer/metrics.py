@@ -186,6 +186,11 @@ class Versions(Collector):
         rolled_back = GaugeMetricFamily(
             "ratchet_trainer_rolled_back", "Versions that were rolled back", labels=["policy"]
         )
+        out = GaugeMetricFamily(
+            "ratchet_trainer_engines_out",
+            "Engines that took neither new weights nor the former: no call goes there",
+            labels=["policy"],
+        )
         for registry in self._registries:
             try:
                 snapshot = registry.snapshot()
@@ -202,7 +207,8 @@ class Versions(Collector):
             }
             rolled_back.add_metric([snapshot.policy], len(left))
             current.add_metric([snapshot.policy], snapshot.current)
-        yield from (states, current, rolled_back)
+            out.add_metric([snapshot.policy], sum(w.is_out for w in snapshot.weights.values()))
+        yield from (states, current, rolled_back, out)
 
 
 def serve_metrics(host: str, port: int, collectors: Sequence[Collector]) -> None:

@@ -15,6 +15,13 @@ from gateway.upstreams.breaker import Breaker
 SLACK = 4  # calls; a prefix found in the cache is worth waiting behind a few others
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Stamp:
+    """What one replica serves, from one change to the next: another object, other weights."""
+
+    version: int | None  # None: nobody can say
+
+
 @dataclass(slots=True, eq=False)
 class Replica:
     """One address of an upstream."""
@@ -23,6 +30,8 @@ class Replica:
     breaker: Breaker
     in_flight: int = 0
     is_healthy: bool = True
+    stamp: Stamp | None = None  # where all weights change; None: the model's name says it
+    is_changing: bool = False  # it is left alone while its weights are exchanged
 
 
 def affinity(trajectory_id: str) -> int:
@@ -35,8 +44,8 @@ def choose(
 ) -> Replica | None:
     """The replica for a call, or None while every breaker is open.
 
-    `avoid` is the one that has just failed this call. It, and those that the
-    health checks found down, are taken only where there is no other.
+    `avoid` is the one that has just failed this call. It, those that the health
+    checks found down, and one whose weights change, are taken only where there is no other.
     """
     preferred = replicas[key % len(replicas)]
     if len(replicas) == 1:
@@ -45,6 +54,7 @@ def choose(
     for replica in replicas:
         if (
             replica.is_healthy
+            and not replica.is_changing
             and replica is not avoid
             and (least is None or replica.in_flight < least.in_flight)
             and replica.breaker.allows(now)
@@ -57,6 +67,7 @@ def choose(
     if (
         preferred.in_flight <= least.in_flight + SLACK
         and preferred.is_healthy
+        and not preferred.is_changing
         and preferred is not avoid
         and preferred.breaker.allows(now)
     ):

@@ -67,10 +67,11 @@ class Window:
 class Breaker:
     """Of one address. A call is announced by `begin` and ends in exactly one of the others."""
 
-    __slots__ = ("_in_a_row", "_retry_at", "_settings", "_window", "state")
+    __slots__ = ("_in_a_row", "_retry_at", "_settings", "_window", "is_held", "state")
 
     def __init__(self, settings: BreakerSettings) -> None:
         self.state: State = "closed"
+        self.is_held = False  # no call may go, whatever the counts say: it has nobody's weights
         self._settings = settings
         self._window = Window(settings.window_seconds)
         self._in_a_row = 0
@@ -79,7 +80,7 @@ class Breaker:
     def allows(self, now: float) -> bool:
         """Whether a call may go. Changes nothing: ask it of as many addresses as you like."""
         # While half open, `_retry_at` is when a probe that was never heard of again is given up.
-        return self.state == "closed" or now >= self._retry_at
+        return (self.state == "closed" or now >= self._retry_at) and not self.is_held
 
     def begin(self, now: float) -> None:
         """A call that `allows` let pass is sent. When open, it is the one that tries."""

@@ -78,6 +78,7 @@ class FakeVLLM:
     chunk_seconds: float = 0.0
     api_key: str | None = None
     adapters: dict[str, str] = field(default_factory=dict)
+    weights_name: str | None = "default"  # None: started without VLLM_SERVER_DEV_MODE
     requests: list[Seen] = field(default_factory=list)
     chunks_sent: int = 0
     running: int = 0
@@ -152,6 +153,8 @@ class FakeVLLM:
             web.post("/tokenize", self._tokenize),
             web.post("/v1/load_lora_adapter", self._load),
             web.post("/v1/unload_lora_adapter", self._unload),
+            web.get("/weight_info", self._weight_info),
+            web.post("/update_weight_version", self._name_weights),
             web.post("/fake", self._control),
             web.route("*", "/v1/{rest:.*}", self._echo),
         ]
@@ -166,6 +169,15 @@ class FakeVLLM:
         found = {"running": self.running, "waiting": self.waiting}
         lines = [f"vllm:num_requests_{name}{labels} {count:.1f}" for name, count in found.items()]
         return web.Response(text="# HELP vllm:num_requests_running ...\n" + "\n".join(lines) + "\n")
+
+    async def _weight_info(self, _: web.Request) -> web.Response:
+        if self.weights_name is None:
+            return _error(404, "NotFoundError", "Not Found")
+        return web.json_response({"weight_version": self.weights_name})
+
+    async def _name_weights(self, request: web.Request) -> web.Response:
+        self.weights_name = (await request.json())["new_version"]
+        return web.json_response({"success": True, "new_version": self.weights_name})
 
     async def _control(self, request: web.Request) -> web.Response:
         wish = await request.json()

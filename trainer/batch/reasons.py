@@ -18,6 +18,7 @@ REASONS: Mapping[Exclusion, Reason] = {
     Exclusion.OPEN: Reason("more came since it closed", "rewards.label_window_seconds"),
     Exclusion.NO_REWARD: Reason("nobody said anything, and no signal fired", "rewards.ask_share"),
     Exclusion.FOREIGN_MODEL: Reason("answered by another model or policy", "policy"),
+    Exclusion.MIXED: Reason("an engine's weights changed while it answered: whose words are they?"),
     Exclusion.OPTED_OUT: Reason("the client asked that nothing be learned from it"),
     Exclusion.OTHER_TENANT: Reason("another tenant's traffic", "policy_tenant"),
     Exclusion.PERSONAL: Reason(

@@ -31,6 +31,7 @@ class Exclusion(StrEnum):
     OPEN = "open"  # something was recorded again since it closed
     NO_REWARD = "no_reward"  # nothing was said and no signal fired
     FOREIGN_MODEL = "foreign_model"  # answered by a model that is not ours to train
+    MIXED = "mixed"  # an engine's weights were exchanged while it was answered
     OPTED_OUT = "opted_out"  # the client said no
     OTHER_TENANT = "other_tenant"  # a policy learns from one tenant's traffic only
     PERSONAL = "personal"  # its token ids spell what the scrub would take out
@@ -232,8 +233,10 @@ def worth_exclusion(worth: Worth, selection: Selection) -> Exclusion | None:
 
 def transition_exclusion(transition: Transition, selection: Selection) -> Exclusion | None:
     """Why a whole transition is left out, or None."""
-    if transition.policy != selection.policy or transition.policy_version is None:
+    if transition.policy != selection.policy:
         return Exclusion.FOREIGN_MODEL
+    if transition.policy_version is None:
+        return Exclusion.MIXED
     if not transition.is_trainable:
         return Exclusion.OPTED_OUT
     if transition.outcome is not Outcome.COMPLETE:

@@ -37,14 +37,14 @@ class House:
         save_file({"w": np.ones(4, np.float32)}, path / "base" / "model.safetensors")
         self.restart()
 
-    def restart(self) -> None:
+    def restart(self, pause_seconds: float = 30.0) -> None:
         """What a kill of the trainer leaves is in Redis, on disk and in the engines."""
         self.swap = FullSwap(
             [Engine(engine.url) for engine in self.engines],
             self.registry,
             expected=Expected("base", "b" * 64, whole=Whole(self.path / "base", "float32")),
             drain_seconds=100,
-            pause_seconds=0.5,
+            pause_seconds=pause_seconds,
             shelf=Shelf(self.path / "runs", 2),
             silence_seconds=0.0,
             clock=lambda: self.now,
@@ -201,12 +201,14 @@ def test_a_reload_that_did_nothing_is_seen(house: House) -> None:
 def test_calls_that_do_not_end_are_not_waited_for_for_ever(house: House) -> None:
     house.swap.reconcile()
     entry = house.add(1)
-    house.engines[0].pause_seconds = 1.0
+    house.restart(pause_seconds=0.1)
+    house.engines[0].pause_seconds = 0.5
     with pytest.raises(EngineUnavailable, match=r"trainer.pause_seconds"):
         house.swap.prove(entry)
     assert house.noted() == [0, 0], "nothing has changed, and it is stamped again"
     house.engines[0].pause_seconds = 0.0
     time.sleep(0.7)
+    house.restart()
     assert house.swap.reconcile() == []
     house.swap.prove(entry)
     assert house.noted() == [1, 1]
