@@ -85,6 +85,7 @@ def trajectory_rows(record: Archived) -> Iterator[Row]:
         "agent": trajectory.agent,
         "policy": trajectory.policy,
         "policy_versions": record.head()["versions"],
+        "rollout": trajectory.rollout,
         "started_at": _time(trajectory.started_at),
         "updated_at": _time(trajectory.updated_at),
         "is_closed": trajectory.is_closed,

@@ -127,7 +127,7 @@ def join(cold: Archived, hot: Archived) -> Archived:
         reward = cold.trajectory.reward
     names = {
         name: getattr(hot.trajectory, name) or getattr(cold.trajectory, name)
-        for name in ("session_id", "task", "agent", "policy")
+        for name in ("session_id", "task", "agent", "policy", "rollout")
     }
     trajectory = hot.trajectory.model_copy(
         update={

@@ -7,7 +7,7 @@ is erased after them. Everything here may be run again.
 import re
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import orjson
@@ -19,6 +19,7 @@ from trajectories.archive import Archive, Place
 from trajectories.archive.erasing import erase, of_users, segments_with
 from trajectories.errors import RecordError
 from trajectories.model import Transition, unpack_record
+from trajectories.privacy.kin import siblings_that_may_be, those_there
 from trajectories.privacy.runs import Trained, erase_rows
 from trajectories.privacy.tombstones import Tombstones, names_of, user_name
 from trajectories.privacy.users import pseudonym, users_of
@@ -92,8 +93,11 @@ class Forgetting:
         settle_seconds: float = SETTLE_SECONDS,
         progress: Callable[[], None] = lambda: None,
     ) -> Forgotten:
-        """Erase it, or (`is_dry`) only say what there is."""
-        tenant, refs = wanted.tenant, wanted.refs
+        """Erase it, or (`is_dry`) only say what there is. Siblings go with what they answer."""
+        tenant = wanted.tenant
+        siblings = siblings_that_may_be(self._redis, self._place, wanted.refs)
+        refs = wanted.refs | those_there(self._redis, self._place, siblings)
+        wanted = replace(wanted, refs=refs)
         forgotten = Forgotten(hot=self._store.erase(refs, is_dry=True))
         names = {ref.id for ref in refs} | forgotten.hot.names | self._archived_names(refs)
         if not is_dry:
@@ -108,12 +112,12 @@ class Forgetting:
             forgotten.archived = len(segments_with(self._place, refs))
         else:
             forgotten.archived = erase(self._place, self._redis, refs, progress=progress)
-        members = {str(ref) for ref in refs}
+        members = {str(ref) for ref in refs | siblings}
         forgotten.versions = self._versions(members)
         forgotten.runs = erase_rows(self._runs_dir, members, is_dry=is_dry)
         if not is_dry:
             time.sleep(settle_seconds)
-            self._store.erase(refs)
+            self._store.erase(refs | those_there(self._redis, self._place, siblings))
         return forgotten
 
     def _steps(self, ref: TrajectoryRef) -> list[Transition]:

@@ -48,8 +48,15 @@ class Tombstones:
         found = dict(zip(digests, self._redis.zmscore(keys.FORGOTTEN, digests), strict=True))
         return [
             any(_is_before(when(record), found[_digest(record.tenant, name)]) for name in own)
+            or self._is_kin(record, found)
             for record, own in zip(records, names, strict=True)
         ]
+
+    @staticmethod
+    def _is_kin(record: Recorded, found: dict[bytes, float | None]) -> bool:
+        """Whether it is a sibling of what was erased: whoever asked for it may not have heard."""
+        of = record.rollout if isinstance(record, Transition) else None
+        return of is not None and found.get(_digest(record.tenant, of)) is not None
 
     def is_buried(self, trajectory: Trajectory) -> bool:
         """Whether what was read of a trajectory was erased since."""
@@ -70,6 +77,8 @@ def names_of(record: Recorded) -> Iterable[str]:
     """Whatever a record may have been erased under."""
     if isinstance(record, Transition):
         yield from (record.id, record.trajectory_id)
+        if record.rollout is not None:
+            yield record.rollout
         yield from (user_name(user) for user in users_of(record.request))
     elif isinstance(record, Retraction):
         yield record.feedback_id

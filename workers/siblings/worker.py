@@ -143,6 +143,8 @@ class SiblingWorker:
         """Ask for each sibling in turn, as long as that is any use."""
         call = prompt.call
         for number in range(self._settings.answers):
+            if self._store.trajectory_of(call.tenant, call.id) is None:
+                return  # it was forgotten meanwhile
             rollout = Rollout(call.tenant, call.id, number)
             try:
                 calls = self._roll_out(rollout, prompt, stop)

@@ -233,3 +233,38 @@ def test_what_a_judge_is_still_to_compare_gets_siblings_too(redis: Any) -> None:
     assert found.step(GO_ON)
     assert not found.step(GO_ON)
     assert len(asks.asked) == 1
+
+
+def test_each_tenant_is_answered_by_its_own_policy_alone(redis: Any) -> None:
+    store = Store(redis)
+    own_settings = {"enabled": True, "share": 1.0, "policies": ["acmes"]}
+    settings = load_settings(siblings=own_settings, policies={"acmes": {"tenant": "acme"}})
+    scored(store, recorded(trajectory="traj_d"))
+    own = recorded(trajectory="traj_t").model_copy(update={"tenant": "acme", "policy": "acmes"})
+    store.add_transition(own)
+    ref = TrajectoryRef("acme", "traj_t")
+    store.add_feedback(vote(1.0, trajectory=ref.id).model_copy(update={"tenant": "acme"}))
+    store.close(ref)
+    Scorer.from_settings(Settings().rewards).score(store, ref)
+    asks = Answering(store)
+    found = worker(redis, asks, settings.for_policy("acmes"))
+    assert found.step(GO_ON)
+    assert not found.step(GO_ON)
+    assert {rollout.tenant for rollout, _, _ in asks.asked} == {"acme"}
+    assert {rollout.transition for rollout, _, _ in asks.asked} == {own.id}
+    rolled = store.trajectory(TrajectoryRef("acme", asks.asked[0][0].trajectory_id))
+    assert rolled is not None
+    assert rolled.tenant == "acme"
+
+
+def test_no_more_is_asked_of_what_was_forgotten_meanwhile(redis: Any) -> None:
+    store = Store(redis)
+    ref = scored(store, recorded())
+
+    def reply(_: int) -> dict[str, Any]:
+        store.erase([ref])
+        return said("Sun.")
+
+    asks = Answering(store, reply)
+    worker(redis, asks, settings_with()).step(GO_ON)
+    assert len(asks.asked) == 1
