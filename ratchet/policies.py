@@ -49,6 +49,11 @@ def standing(redis: Redis, settings: Settings) -> list[tuple[str, str]]:
     ]
     if trainer and trainer.get("note"):
         rows.append(("", trainer["note"]))
+    for engine in snapshot.weights.values():
+        if engine.is_out:
+            rows.append(("engine", f"{engine.url} is out of routing: {engine.reason}"))
+        elif engine.version is None:
+            rows.append(("engine", f"{engine.url} is given version {engine.wanted}"))
     return rows
 
 

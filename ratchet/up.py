@@ -45,7 +45,7 @@ def vllm_version() -> str | None:
 
 
 def engine_spec(settings: Settings, environment: Mapping[str, str]) -> ProcessSpec:
-    """vLLM with LoRA hot-swapping on, at the address of `upstream.url`."""
+    """vLLM at the address of `upstream.url`, ready for new adapters, or for other weights."""
     version = vllm_version()
     if version is None:
         raise SettingsError(
@@ -63,10 +63,7 @@ def engine_spec(settings: Settings, environment: Mapping[str, str]) -> ProcessSp
         "--port", str(address.port or 8000),
         "--dtype", settings.engine.dtype,
         "--max-model-len", str(settings.engine.max_model_len),
-        # Room for the current, the candidate, the draining and the previous version.
-        "--enable-lora", "--max-loras", str(settings.adapter_slots),
-        "--max-cpu-loras", str(2 * settings.adapter_slots),
-        "--max-lora-rank", str(settings.engine.max_lora_rank),
+        *(_whole_arguments(is_cpu) if settings.is_full else _adapter_arguments(settings)),
         "--enable-auto-tool-choice", "--tool-call-parser", "hermes",
         "--disable-uvicorn-access-log",
         *settings.engine.arguments,
@@ -76,6 +73,8 @@ def engine_spec(settings: Settings, environment: Mapping[str, str]) -> ProcessSp
         "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",
     }
+    if settings.is_full:
+        own["VLLM_SERVER_DEV_MODE"] = "1"  # the routes that exchange its weights
     if is_cpu:
         # Else the first request with logprobs compiles C++ for half a minute, or dies of it.
         own["TORCHDYNAMO_DISABLE"] = "1"
@@ -87,6 +86,20 @@ def engine_spec(settings: Settings, environment: Mapping[str, str]) -> ProcessSp
         ready=lambda: answers(f"{settings.upstream.url}/health"),
         is_group=True,
     )
+
+
+def _adapter_arguments(settings: Settings) -> list[str]:
+    """Room for the current, the candidate, the draining and the previous version."""
+    return [
+        "--enable-lora", "--max-loras", str(settings.adapter_slots),
+        "--max-cpu-loras", str(2 * settings.adapter_slots),
+        "--max-lora-rank", str(settings.engine.max_lora_rank),
+    ]  # fmt: skip
+
+
+def _whole_arguments(is_cpu: bool) -> list[str]:
+    """Nothing is compiled on a CPU: what --enable-lora brings about has to be said without it."""
+    return ["--enforce-eager"] if is_cpu else []
 
 
 def process_specs(

@@ -14,8 +14,8 @@ from ratchet import cli, training
 from trajectories import keys
 from trajectories.connection import Redis
 from trajectories.model import Choice, Transition
-from trajectories.registry import Registry
-from trajectories.resources import PolicyVersion, VersionState
+from trajectories.registry import Registry, Weights
+from trajectories.resources import Kind, PolicyVersion, VersionState
 from trajectories.settings import RedisSettings
 from trajectories.store import Store, TrajectoryRef
 
@@ -118,6 +118,19 @@ def test_rollback_to_an_unloaded_version_without_a_trainer_says_what_to_do(redis
     assert shown.returncode == 1
     assert "no trainer runs to load it" in " ".join(shown.stderr.split())
     assert registry.snapshot().current == 2
+
+
+def test_full_weights_are_rolled_back_by_the_trainer_even_to_the_base(redis: Redis) -> None:
+    registry = Registry(redis, "policy", "base")
+    registry.add(candidate(1).model_copy(update={"kind": Kind.FULL}))
+    registry.promote(1)
+    registry.note_weights(Weights(url="http://engine", version=1, wanted=1))
+    shown = runner.invoke(cli.app, ["rollback"])
+    assert "no trainer runs to load it" in str(shown.exception)
+    assert registry.snapshot().current == 1
+    registry.note_weights(Weights(url="http://engine", is_out=True, reason="out of memory"))
+    status = " ".join(runner.invoke(cli.app, ["status"]).output.split())
+    assert "http://engine is out of routing: out of memory" in status
 
 
 def test_export_writes_one_line_a_transition_and_null_where_nothing_was_said(

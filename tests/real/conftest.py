@@ -71,7 +71,9 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealEngine]:
     )
     log: list[str] = []
     child = Child(
-        engine_spec(settings, {"HF_HUB_OFFLINE": "1"}), lambda _name, line: log.append(line)
+        # With the routes of full weights beside those of adapters: one engine for all tests.
+        engine_spec(settings, {"HF_HUB_OFFLINE": "1", "VLLM_SERVER_DEV_MODE": "1"}),
+        lambda _name, line: log.append(line),
     )
     child.start()
     deadline = time.monotonic() + START_SECONDS

@@ -37,7 +37,7 @@ def a_round(loop: Loop, store: Store, start: int) -> None:
 
 @pytest.fixture(autouse=True)
 def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trainer.delivery.full_swap.SILENCE_SECONDS", 0.0)
+    monkeypatch.setattr("trainer.delivery.renewal.SILENCE_SECONDS", 0.0)
 
 
 def test_rounds_go_on_from_each_other_and_a_rollback_reloads_the_former(

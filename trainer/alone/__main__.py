@@ -46,8 +46,8 @@ def main() -> int:
         version=arguments.version,
     )
     try:
-        check_start(order)
         settings = load_settings()
+        check_start(order, is_full=settings.is_full)
         if arguments.algorithm:
             settings = settings.with_algorithm(arguments.algorithm)
         if arguments.dry_run:

@@ -6,6 +6,7 @@ from hashlib import blake2b
 from pathlib import Path
 
 from trainer.delivery.gate import CONFIG
+from trainer.delivery.weights import CONFIG as WHOLE_CONFIG
 from trajectories.errors import SettingsError
 from trajectories.lines import STANDARD
 from trajectories.settings import Settings
@@ -35,10 +36,11 @@ class Order:
         return newest + 1 if self.version is None else self.version
 
 
-def check_start(order: Order) -> None:
+def check_start(order: Order, *, is_full: bool = False) -> None:
     """Raise SettingsError where `order` cannot start from what it names."""
-    if order.adapter is not None and not (order.adapter / CONFIG).is_file():
-        raise SettingsError(f"--adapter: {order.adapter} holds no {CONFIG}: is it an adapter?")
+    config, kind = (WHOLE_CONFIG, "a whole model") if is_full else (CONFIG, "an adapter")
+    if order.adapter is not None and not (order.adapter / config).is_file():
+        raise SettingsError(f"--adapter: {order.adapter} holds no {config}: is it {kind}?")
     if order.version is not None and order.adapter is None:
         raise SettingsError("--version is that of --adapter: the base model is version 0")
     if order.version is not None and order.version < 1:

@@ -1,6 +1,7 @@
 """The round itself: from a file to a run directory, and from there to an adapter.
 
     OUT/adapter_model.safetensors, adapter_config.json    the adapter, as peft reads it
+    OUT/model*.safetensors, config.json, tokenizer*       with full weights: the model
     OUT/metrics.json                                      what the round measured
     OUT/left_out.json                                     what was not learned from, by reason
     OUT/round/                                            order, rows, plan, log, checkpoints
@@ -29,11 +30,12 @@ from trainer.batch.batching import (
     write_batch,
 )
 from trainer.batch.samples import Selection
-from trainer.delivery.gate import CONFIG, WEIGHTS
+from trainer.delivery.publish import bring, published_files
 from trainer.durable import sync_directory, sync_file, write_atomic
 from trainer.runs import OPTIMIZER, PLAN, Plan, RoundResult, RunDirectory
 from trainer.training import Training, last_words
 from trajectories.errors import RatchetError
+from trajectories.resources import PROBE, Kind
 from trajectories.settings import Settings
 from trajectories.store import TrajectoryRef
 
@@ -182,9 +184,13 @@ def deliver(directory: RunDirectory, out: Path, result: RoundResult) -> None:
     """Put the adapter into `out`, then its metrics, which say that it is whole."""
     if not result.is_trained:
         raise RoundFailed(result.reason)
-    for name in (WEIGHTS, CONFIG):
+    kind = Kind(directory.plan().trainer.weights)
+    for name in published_files(directory.trained, kind):
+        if name == PROBE:
+            continue  # for an engine that is given it
         beside = out / f".{name}.new"
-        shutil.copyfile(directory.trained / name, beside)
+        beside.unlink(missing_ok=True)
+        bring(directory.trained / name, beside, is_large=kind is Kind.FULL)
         sync_file(beside)
         beside.replace(out / name)
     sync_directory(out)

@@ -86,7 +86,8 @@ def run_round(
     deliver(directory, out, result)
     for note in result.notes:
         console.print(note, markup=False)
-    console.print(f"an adapter is in {out}, its figures in {METRICS}, the rest in {LEFT_OUT}")
+    kind = "a whole model" if directory.plan().trainer.weights == "full" else "an adapter"
+    console.print(f"{kind} is in {out}, its figures in {METRICS}, the rest in {LEFT_OUT}")
     return 0
 
 
@@ -94,7 +95,8 @@ def start_of(plan: Plan) -> str:
     """Where a round starts, in words."""
     if plan.parent_path is None:
         return "it starts from the base model, version 0"
-    start = f"it starts from version {plan.parent}, the adapter in {plan.parent_path}"
+    kind = "whole model" if plan.trainer.weights == "full" else "adapter"
+    start = f"it starts from version {plan.parent}, the {kind} in {plan.parent_path}"
     if plan.optimizer_path is None:
         return f"{start}, without the optimizer's moments and the tracker: round/ is not beside it"
     return f"{start}, with the optimizer's moments, and its tracker if there is one"

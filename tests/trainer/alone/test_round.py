@@ -15,7 +15,7 @@ from trainer.advantages.tracker import Remembered, Tracker, recall
 from trainer.algorithms.plugins import find
 from trainer.algorithms.sequence import taken
 from trainer.alone.order import Order, check_start, in_writing
-from trainer.alone.round import METRICS, RoundFailed, prepare, sort_file, unfinished
+from trainer.alone.round import METRICS, RoundFailed, deliver, prepare, sort_file, unfinished
 from trainer.alone.round import train as train_round
 from trainer.alone.show import start_of
 from trainer.alone.traffic import TrafficError
@@ -270,3 +270,22 @@ def test_an_adapter_comes_out_that_peft_reads(
     assert (metrics["samples"], metrics["staleness"]) == (10, 1)
     moments = RunDirectory(tmp_path / "two" / "round").plan().optimizer_path
     assert moments == str(out / "round" / "trained" / "optimizer.pt")
+
+
+def test_a_whole_model_comes_out_as_a_directory_to_go_on_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[3]))
+    fields = {**SETTINGS.trainer.model_dump(), "weights": "full"}
+    settings = SETTINGS.model_copy(update={"trainer": TrainerSettings(**fields)})
+    order = Order(written(tmp_path / "log.jsonl", rows(10)))
+    out = tmp_path / "out"
+    directory = prepare(sort(order, settings), order, settings, out, base=tmp_path)
+    result = train_round(directory, Training(FAKE_ROUND), lambda: False)
+    assert result is not None
+    deliver(directory, out, result)
+    assert {path.name for path in out.glob("*.*")} >= {"model.safetensors", "config.json", METRICS}
+    assert not (out / "probe.json").exists()
+    check_start(replace(order, adapter=out), is_full=True)
+    with pytest.raises(SettingsError, match=r"holds no config.json: is it a whole model"):
+        check_start(replace(order, adapter=tmp_path), is_full=True)
