@@ -1,8 +1,8 @@
-"""Whether the engines have nothing to do, by what vLLM says of itself on `/metrics`."""
+"""What vLLM says of itself: whether it has anything to do, and how much it can read."""
 
+import json
 import logging
 import re
-import urllib.error
 import urllib.request
 from collections.abc import Sequence
 
@@ -35,8 +35,9 @@ def requests_in(page: str) -> float | None:
 class Engines:
     """All replicas of the policy's engine: the gateway may send a call to any of them."""
 
-    def __init__(self, urls: Sequence[str], busy_requests: int) -> None:
+    def __init__(self, urls: Sequence[str], busy_requests: int, key: str | None = None) -> None:
         self._urls = tuple(urls)
+        self._headers = {"authorization": f"Bearer {key}"} if key else {}
         self._busy_requests = busy_requests
         self._is_known = True
 
@@ -44,11 +45,29 @@ class Engines:
         """Whether every engine says that it has next to nothing to do."""
         return all(self._has_room(url) for url in self._urls)
 
+    def context_length(self) -> int | None:
+        """Tokens of prompt and answer that all of them can read; None where one does not say."""
+        found = [self._length_of(url) for url in self._urls]
+        said = [length for length in found if length is not None]
+        return min(said) if said and len(said) == len(found) else None
+
+    def _length_of(self, url: str) -> int | None:
+        try:
+            models = json.loads(self._read(f"{url}/v1/models"))["data"]
+            lengths = [model.get("max_model_len") for model in models]
+        except (OSError, ValueError, LookupError, TypeError, AttributeError):
+            return None
+        return min((length for length in lengths if type(length) is int), default=None)
+
+    def _read(self, url: str) -> str:
+        request = urllib.request.Request(url, headers=self._headers)
+        with _DIRECT.open(request, timeout=LOOK_SECONDS) as answer:
+            return str(answer.read(MOST_BYTES).decode("utf-8", "replace"))
+
     def _has_room(self, url: str) -> bool:
         try:
-            with _DIRECT.open(f"{url}/metrics", timeout=LOOK_SECONDS) as answer:
-                page = answer.read(MOST_BYTES).decode("utf-8", "replace")
-        except (urllib.error.URLError, OSError, ValueError) as error:
+            page = self._read(f"{url}/metrics")
+        except (OSError, ValueError) as error:
             self._note(url, f"cannot be read: {error}")
             return False
         requests = requests_in(page)

@@ -34,6 +34,7 @@ from workers.siblings.replay import Message, continued
 log = logging.getLogger(__name__)
 
 MOST_PAUSE_SECONDS = 600.0
+MOST_PASSED = 50_000  # trajectories that are remembered to be of no use
 
 
 class Asks(Protocol):
@@ -65,7 +66,13 @@ class SiblingWorker:
     """Asks for the siblings of one policy's trajectories."""
 
     def __init__(
-        self, redis: Redis, settings: Settings, *, asks: Asks, is_idle: Callable[[], bool]
+        self,
+        redis: Redis,
+        settings: Settings,
+        *,
+        asks: Asks,
+        is_idle: Callable[[], bool],
+        context_length: Callable[[], int | None] = lambda: None,
     ) -> None:
         """`settings` are this policy's (`Settings.for_policy`). Raises SettingsError."""
         self._store = Store(redis)
@@ -75,6 +82,8 @@ class SiblingWorker:
         self._purse = Purse(redis, settings.policy, settings.siblings)
         self._asks = asks
         self._is_idle = is_idle
+        self._context_length = context_length
+        self._longest = self._rules.max_length  # tokens of prompt and answer
         self._window_seconds = settings.rewards.label_window_seconds
         self._failures = 0  # in a row
         self._asks_again_at = 0.0  # monotonic seconds
@@ -103,26 +112,25 @@ class SiblingWorker:
 
     def _next_prompt(self) -> Prompt | None:
         """Claim the oldest trajectory that will do, of those with a reward before the others."""
-        unclaimed: set[str] = set()
         # Where only a judge that compares would speak, nobody does until there is a group.
         offered = chain(
-            self._store.without_siblings(self._policy), self._store.unjudged(self._rules.tenant)
+            self._store.without_siblings(self._policy, self._may_do),
+            self._store.unjudged(self._rules.tenant, self._may_do),
         )
         for ref in offered:
-            if not self._rules.draws(ref.id):
-                continue
-            if str(ref) in self._passed:
-                unclaimed.add(str(ref))
-                continue
             trajectory = self._read(ref)
             call = None if trajectory is None else call_to_answer(trajectory, self._rules)
             if trajectory is None or call is None:
                 self._passed.add(str(ref))
-                unclaimed.add(str(ref))
             elif self._store.claim_for_siblings(ref):
                 return self._prompt(ref, trajectory, call)
-        self._passed = unclaimed  # the others are trainable no more
         return None
+
+    def _may_do(self, ref: TrajectoryRef) -> bool:
+        """Whether a trajectory is worth a look."""
+        if len(self._passed) > MOST_PASSED:
+            self._passed.clear()  # most of them are offered no more
+        return self._rules.draws(ref.id) and str(ref) not in self._passed
 
     def _read(self, ref: TrajectoryRef) -> Trajectory | None:
         try:
@@ -142,6 +150,9 @@ class SiblingWorker:
     def _expand(self, prompt: Prompt, stop: Event) -> None:
         """Ask for each sibling in turn, as long as that is any use."""
         call = prompt.call
+        read = self._context_length()
+        most = self._rules.max_length
+        self._longest = most if read is None else min(most, read)
         for number in range(self._settings.answers):
             if self._store.trajectory_of(call.tenant, call.id) is None:
                 return  # it was forgotten meanwhile
@@ -171,8 +182,8 @@ class SiblingWorker:
         messages: list[Message] = list(recorded.request["messages"])
         prompt_tokens, calls = len(recorded.prompt_token_ids), 0
         while calls < self._settings.max_calls and self._wait_for_idle(stop):
-            room = self._rules.max_length - prompt_tokens
-            reserved = self._purse.reserve(self._rules.max_length) if room >= LEAST_ROOM else None
+            room = self._longest - prompt_tokens
+            reserved = self._purse.reserve(self._longest) if room >= LEAST_ROOM else None
             if reserved is None:
                 break
             try:
@@ -226,11 +237,17 @@ def run_sibling_worker(settings: Settings, stop: Event) -> None:
         raise SettingsError("siblings.enabled is false: set it where further answers are wanted")
     redis = connect(settings.redis)
     own = settings.siblings
-    engines = Engines(settings.upstream.engines, own.busy_requests)
+    engines = Engines(settings.upstream.engines, own.busy_requests, key=settings.upstream.api_key)
     workers = []
     for name in own.policies or (settings.policy,):
         policy = settings.for_policy(name)
-        worker = SiblingWorker(redis, policy, asks=Asker(settings, name), is_idle=engines.is_idle)
+        worker = SiblingWorker(
+            redis,
+            policy,
+            asks=Asker(settings, name),
+            is_idle=engines.is_idle,
+            context_length=engines.context_length,
+        )
         workers.append(worker)
     is_well = True
     while not stop.is_set():

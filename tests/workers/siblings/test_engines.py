@@ -43,3 +43,11 @@ def test_an_engine_that_does_not_answer_is_busy(caplog: pytest.LogCaptureFixture
     assert not engines.is_idle()
     assert not engines.is_idle()
     assert len(caplog.records) == 1
+
+
+def test_the_shortest_context_of_all_engines_counts() -> None:
+    with FakeVLLM().serve() as one, FakeVLLM().serve() as other:
+        engines = Engines([one.url, other.url], 1, key="k")
+        assert engines.context_length() == 2048
+        assert one.requests[-1].headers["authorization"] == "Bearer k"
+    assert engines.context_length() is None

@@ -268,3 +268,15 @@ def test_no_more_is_asked_of_what_was_forgotten_meanwhile(redis: Any) -> None:
     asks = Answering(store, reply)
     worker(redis, asks, settings_with()).step(GO_ON)
     assert len(asks.asked) == 1
+
+
+def test_no_more_is_asked_for_than_the_engine_can_read(redis: Any) -> None:
+    store = Store(redis)
+    scored(store, recorded())
+    asks = Answering(store)
+    settings = settings_with(answers=1)
+    found = SiblingWorker(
+        redis, settings, asks=asks, is_idle=lambda: True, context_length=lambda: 2048
+    )
+    assert found.step(GO_ON)
+    assert [most for _, _, most in asks.asked] == [2045]
