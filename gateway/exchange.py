@@ -243,8 +243,11 @@ class Exchange:
 
     def _ask_target(self) -> None:
         """Route the call to its target, and send it. Raises ApiError as `_ask` does."""
-        self._route = Route(self._call.model)  # of a call that is not to be answered there
-        self._route = self._services.route(self._target, self._call)
+        try:
+            self._route = self._services.route(self._target, self._call)
+        except ApiError:
+            self._route = Route(self._call.model)  # for its record
+            raise
         self._ask()
 
     def _ask(self) -> None:

@@ -16,7 +16,7 @@ from tests.real.conftest import BASE, RealEngine, run_loop, sampled_rows
 from tests.real.test_swaps import CLIENTS, Clients, Stream, gateway_root
 from trainer.base import fingerprint
 from trainer.batch.samples import Sample
-from trainer.delivery.engine import Engine
+from trainer.delivery.engine import Engine, EngineUnavailable
 from trainer.delivery.full_swap import FullSwap
 from trainer.delivery.gate import Expected
 from trainer.delivery.publish import publish
@@ -54,7 +54,9 @@ def redis(whole: Loop) -> Iterator[Redis]:
 
 
 @contextmanager
-def swapping(engine: RealEngine, registry: Registry, path: Path) -> Iterator[FullSwap]:
+def swapping(
+    engine: RealEngine, registry: Registry, path: Path, pause_seconds: float = 60
+) -> Iterator[FullSwap]:
     """The swap of the test's trainer; whatever happens, the engine has its base afterwards."""
     with Engine(engine.url) as client:
         sha256 = fingerprint(engine.model, path / "base.json")
@@ -63,7 +65,7 @@ def swapping(engine: RealEngine, registry: Registry, path: Path) -> Iterator[Ful
             registry,
             expected=Expected(BASE, sha256, whole=Whole(engine.model, "float32")),
             drain_seconds=1,
-            pause_seconds=60,
+            pause_seconds=pause_seconds,
             shelf=Shelf(path / "runs", 2),
         )
         swap.check()
@@ -72,7 +74,7 @@ def swapping(engine: RealEngine, registry: Registry, path: Path) -> Iterator[Ful
             yield swap
         finally:
             client.pause(60)
-            client.reload(str(engine.model))
+            client.reload(str(engine.model), 60)
             client.name_weights("default")
             client.reset_caches()
             client.resume()
@@ -240,3 +242,28 @@ def test_a_reload_that_vllm_refuses_leaves_what_served(
             swap.prove(entry)
         assert greedy(engine) == first
         assert registry.snapshot().weights[engine.url].version == 0
+
+
+def test_a_pause_that_is_given_up_leaves_the_engine_as_it_was(
+    engine: RealEngine, whole: Loop, redis: Redis, tmp_path: Path
+) -> None:
+    registry = Registry(redis, "policy", BASE)
+    entry = publish_whole(engine, tmp_path, 1)
+    registry.add(entry)
+    first = greedy(engine)
+    body = {"model": BASE, "prompt": [5, 6, 7], "max_tokens": 1500, "ignore_eos": True}
+
+    def ask_for_long() -> None:
+        reply = httpx2.post(f"{engine.url}/v1/completions", json=body, timeout=120)
+        assert reply.json()["usage"]["completion_tokens"] == 1500
+
+    long = threading.Thread(target=ask_for_long)
+    with swapping(engine, registry, tmp_path, pause_seconds=0.2) as swap:
+        long.start()
+        time.sleep(0.5)
+        with pytest.raises(EngineUnavailable, match=r"trainer.pause_seconds"):
+            swap.prove(entry)
+        assert registry.snapshot().weights[engine.url].version == 0
+        assert greedy(engine) == first, "calls go on at once, the long one still running"
+        long.join()
+        assert swap.prove(entry) < 1e-4, "and now it is free"

@@ -30,6 +30,7 @@ class FakeEngine:
         self.weights: str | None = None  # the directory they were reloaded from
         self.is_paused = False
         self.pause_seconds = 0.0  # how long it takes to pause
+        self.reload_seconds = 0.0  # and to reload
         self.is_deaf = False  # a reload is answered with 200, and does nothing
         self.dies_of: str | None = None  # reloading a directory of that name it is gone
         self.refuse_reload: list[str] = []  # one answer each, in turn, of 500
@@ -125,6 +126,7 @@ class FakeEngine:
     def reload(self, path: str) -> tuple[int, Any]:
         assert self.is_paused, "weights are exchanged under running calls"
         name = Path(path).name
+        time.sleep(self.reload_seconds)
         if self.dies_of is not None and name.startswith(self.dies_of):
             self.is_down = True
             return 500, {"error": {"message": "engine died"}}

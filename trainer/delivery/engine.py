@@ -15,7 +15,6 @@ from trajectories.errors import EngineError
 
 CONNECT_SECONDS = 5.0
 READ_SECONDS = 60.0
-RELOAD_SECONDS = 600.0  # of a large model from a slow disk
 PROBES_AT_ONCE = 4
 
 
@@ -103,10 +102,10 @@ class Engine:
         """Let calls go on; where none waits nothing happens."""
         self._call("POST", "/resume")
 
-    def reload(self, path: str) -> None:
-        """Read other weights of the same model from a directory."""
+    def reload(self, path: str, seconds: float) -> None:
+        """Read other weights of the same model from a directory; as `pause` where it hangs."""
         asked = {"method": "reload_weights", "kwargs": {"weights_path": path}}
-        self._call("POST", "/collective_rpc", asked, seconds=RELOAD_SECONDS)
+        self._call("POST", "/collective_rpc", asked, seconds=seconds)
 
     def reset_caches(self) -> None:
         """Forget what other weights computed. Raises EngineError when it does not."""

@@ -26,6 +26,7 @@ from trajectories.resources import PROBE, PolicyVersion, ProbeSet
 logger = logging.getLogger(__name__)
 
 CHANGING = "changing"  # what an engine calls its weights while they are nobody's
+RELOAD_SECONDS = 600.0  # of a large model from a slow disk
 POLL_SECONDS = 0.05
 SILENCE_SECONDS = 2.0  # how long a gateway that has not reported yet is waited for
 MOST_DEATHS = 2  # of one engine from one version, before that one is refused
@@ -156,7 +157,7 @@ class Renewal:
     def _reload(self, engine: Engine, entry: PolicyVersion) -> None:
         path = self._whole.base_path if entry.path is None else Path(entry.path)
         engine.name_weights(CHANGING)
-        engine.reload(str(path.resolve()))
+        engine.reload(str(path.resolve()), RELOAD_SECONDS)
         engine.reset_caches()
         engine.name_weights(entry.weights_name)
 

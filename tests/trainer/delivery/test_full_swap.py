@@ -214,6 +214,24 @@ def test_calls_that_do_not_end_are_not_waited_for_for_ever(house: House) -> None
     assert house.noted() == [1, 1]
 
 
+def test_a_reload_that_hangs_is_not_waited_for_for_ever_and_not_believed(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house.swap.reconcile()
+    entry = house.add(1)
+    house.engines[0].reload_seconds = 0.5
+    with monkeypatch.context() as patch:
+        patch.setattr("trainer.delivery.renewal.RELOAD_SECONDS", 0.1)
+        with pytest.raises(EngineUnavailable, match="does not answer"):
+            house.swap.prove(entry)
+    assert house.noted() == [None, 0], "nobody knows what it has"
+    assert house.engines[0].events[-1][0] == "resume"
+    house.engines[0].reload_seconds = 0.0
+    time.sleep(0.7)
+    assert house.swap.reconcile() == []
+    assert house.noted() == [1, 0], "the round goes on with it"
+
+
 def test_an_engine_that_restarts_is_given_the_current_weights_again(house: House) -> None:
     entry = house.promote(1)
     house.engines[1].restart()
