@@ -24,11 +24,13 @@ def training_of(
         return _ignored("opted_out")
     if transition.policy is None:
         return _ignored("policy")
+    if transition.policy_version is None:
+        return _ignored("mixed")
     if vote.reward is None:
         return QUEUED  # a correction needs no tokens of the answer
     if not any(choice.is_aligned for choice in transition.choices):
         return _ignored("no_tokens")
-    if current - (transition.policy_version or 0) > max_staleness:
+    if current - transition.policy_version > max_staleness:
         return {"training": "replay_only"}
     return QUEUED
 

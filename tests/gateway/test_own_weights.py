@@ -181,3 +181,13 @@ def test_a_stamp_is_another_object_whenever_anything_changed_in_between() -> Non
 def test_what_is_no_policys_has_no_version_to_lose() -> None:
     assert at_replica(Route("other"), None) == Route("other")
     assert at_replica(Route("base", "policy", 3, "policy"), None).version is None
+
+
+def test_a_vote_on_what_nobody_stamped_is_told_so(running: Running) -> None:
+    note(running, None)
+    answer = running.chat(session_id="s").json()
+    record = running.records()[0]
+    running.services.store.add_transition(record)
+    vote = {"response_id": answer["id"], "reward": 1.0}
+    told = running.client.post("/feedback", json=vote).json()
+    assert (told["training"], told["reason"]) == ("ignored", "mixed")
