@@ -1,4 +1,8 @@
-"""A call that was understood, and the record it becomes. Pure."""
+"""A call that was understood, and the record it becomes. Pure.
+
+What is made for each call has its `__init__` written out, here and elsewhere: one
+that `dataclass` makes stays Python when the rest is compiled, at 0.3 to 0.7 µs.
+"""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,7 +22,7 @@ from trajectories.settings import Dialect
 _BODY_IDS = frozenset(BODY_ID_FIELDS)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, init=False)
 class Call:
     """What is asked, by whom, and as part of what. Not changed once it is sent."""
 
@@ -39,8 +43,50 @@ class Call:
     attempt: int
     is_trainable: bool
     is_recorded: bool
-    rollout: str | None = None  # the house asks: the transition that this is a sibling of
-    earlier: Earlier | None = None  # what `previous_response_id` names
+    rollout: str | None  # the house asks: the transition that this is a sibling of
+    earlier: Earlier | None  # what `previous_response_id` names
+
+    def __init__(
+        self,
+        *,
+        id: str,
+        dialect: Dialect,
+        caller: Caller,
+        started_at: float,
+        started: float,
+        raw: bytes,
+        body: dict[str, Any],
+        model: str,
+        passed_on: bytes,
+        query: bytes,
+        attribution: Attribution,
+        trajectory_id: str,
+        affinity: int,
+        is_named: bool,
+        attempt: int,
+        is_trainable: bool,
+        is_recorded: bool,
+        rollout: str | None = None,
+    ) -> None:
+        self.id = id
+        self.dialect = dialect
+        self.caller = caller
+        self.started_at = started_at
+        self.started = started
+        self.raw = raw
+        self.body = body
+        self.model = model
+        self.passed_on = passed_on
+        self.query = query
+        self.attribution = attribution
+        self.trajectory_id = trajectory_id
+        self.affinity = affinity
+        self.is_named = is_named
+        self.attempt = attempt
+        self.is_trainable = is_trainable
+        self.is_recorded = is_recorded
+        self.rollout = rollout
+        self.earlier = None
 
     def continue_trajectory(self, trajectory_id: str | None) -> None:
         """Take the trajectory of what it builds on, unless its client named another."""
@@ -51,7 +97,7 @@ class Call:
             self.attribution = replace(self.attribution, session_source="body")
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, init=False)
 class Ending:
     """How a call ended, as far as the gateway saw it. Times are monotonic seconds."""
 
@@ -61,6 +107,23 @@ class Ending:
     http_status: int
     error: str | None
     is_streamed: bool
+
+    def __init__(
+        self,
+        *,
+        outcome: Outcome | None,
+        ended: float,
+        first_byte: float | None,
+        http_status: int,
+        error: str | None,
+        is_streamed: bool,
+    ) -> None:
+        self.outcome = outcome
+        self.ended = ended
+        self.first_byte = first_byte
+        self.http_status = http_status
+        self.error = error
+        self.is_streamed = is_streamed
 
 
 def request_of(call: Call, chat_form: dict[str, Any] | None) -> Any:

@@ -45,9 +45,16 @@ def choose(
     return Route(name, snapshot.policy if named is not None else None, named)
 
 
-@lru_cache(maxsize=256)  # there are few, and each call asks for one
+# There are few, and each call asks for one.
+@lru_cache(maxsize=256)
 def _route(model: str, policy: str, version: int, alias: str) -> Route:
     return Route(model, policy, version, alias)
+
+
+@lru_cache(maxsize=256)
+def to_upstream(upstream: str, model: str, alias: str | None) -> Route:
+    """The route of a call to an upstream that is no policy's."""
+    return Route(model, alias=alias, upstream=upstream)
 
 
 def at_version(alias: str, version: int, snapshot: Snapshot) -> Route:

@@ -15,7 +15,7 @@ from gateway.outbox import Outbox
 from gateway.policies import Policies, serve_policies
 from gateway.recorder import Recorder
 from gateway.responses_store import KeptResponse, ResponsesStore
-from gateway.routing import Route
+from gateway.routing import Route, to_upstream
 from gateway.siblings import Siblings
 from gateway.snapshot import SnapshotWatcher
 from gateway.spool.shipper import Shipper
@@ -83,7 +83,7 @@ class Services:
         """Where a call goes that `target` answers: for the policy, to which version."""
         if not target.is_policy:
             alias = call.model if call.model != target.model else None
-            return Route(target.model, alias=alias, upstream=target.upstream)
+            return to_upstream(target.upstream, target.model, alias)
         policies = self.policies
         policy = policies.answering(target.model, call.caller.tenant, call.attribution.agent)
         if policy is None:

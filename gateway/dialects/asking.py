@@ -43,16 +43,31 @@ PATHS: dict[Dialect, bytes] = {
 }
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, init=False)
 class Asked:
     """A request for one upstream: where it goes, its body, and what becomes of the answer."""
 
     path: bytes
     payload: bytes
     reply: Reply
-    chat_form: Body | None = None  # the body as a chat request, where it was not one
-    stream_dialect: Dialect = "chat"  # what the upstream's stream is written in
-    response: responses.ResponsesAnswer | None = None  # an answer that can be asked for again
+    chat_form: Body | None  # the body as a chat request, where it was not one
+    stream_dialect: Dialect  # what the upstream's stream is written in
+    response: responses.ResponsesAnswer | None  # an answer that can be asked for again
+
+    def __init__(
+        self,
+        path: bytes,
+        payload: bytes,
+        reply: Reply,
+        chat_form: Body | None = None,
+        stream_dialect: Dialect = "chat",
+    ) -> None:
+        self.path = path
+        self.payload = payload
+        self.reply = reply
+        self.chat_form = chat_form
+        self.stream_dialect = stream_dialect
+        self.response = None
 
 
 NOT_ASKED = Asked(b"", b"", ChatReply(NO_ADDITIONS, None, ""))

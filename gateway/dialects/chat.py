@@ -6,7 +6,7 @@ would have sent it without us: the same keys, with `null` where vLLM writes it.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
@@ -37,15 +37,30 @@ _INTEGERS = frozenset({int})
 _NUMBERS = frozenset({float, int})
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, init=False)
 class FoldedChoice:
     """One answer of a call, in the fields of `trajectories.model.Choice` (and far cheaper)."""
 
-    index: int = 0
-    message: dict[str, Any] = field(default_factory=dict)
-    finish_reason: str | None = None
-    token_ids: Sequence[int] | orjson.Fragment = ()
-    logprobs: Sequence[float] | orjson.Fragment = ()
+    index: int
+    message: dict[str, Any]
+    finish_reason: str | None
+    token_ids: Sequence[int] | orjson.Fragment
+    logprobs: Sequence[float] | orjson.Fragment
+
+    def __init__(
+        self,
+        message: dict[str, Any],
+        finish_reason: str | None,
+        token_ids: Sequence[int] | orjson.Fragment = (),
+        logprobs: Sequence[float] | orjson.Fragment = (),
+        *,
+        index: int = 0,
+    ) -> None:
+        self.index = index
+        self.message = message
+        self.finish_reason = finish_reason
+        self.token_ids = token_ids
+        self.logprobs = logprobs
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,17 +15,36 @@ from gateway.dialects.chat import FoldedChoice, as_logprobs, as_text, as_token_i
 from gateway.dialects.sse import DONE, EventSplitter, event_payload, is_done, parse_chunk
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, init=False)
 class Folded:
     """A whole stream as one answer."""
 
-    response_id: str | None = None
-    choices: tuple[FoldedChoice, ...] = ()
-    prompt_token_ids: Sequence[int] | orjson.Fragment = ()
-    usage: dict[str, Any] | None = None
-    error: str | None = None
-    is_done: bool = False
-    garbage: int = 0  # events that could not be read
+    response_id: str | None
+    choices: tuple[FoldedChoice, ...]
+    prompt_token_ids: Sequence[int] | orjson.Fragment
+    usage: dict[str, Any] | None
+    error: str | None
+    is_done: bool
+    garbage: int  # events that could not be read
+
+    def __init__(
+        self,
+        response_id: str | None = None,
+        choices: tuple[FoldedChoice, ...] = (),
+        prompt_token_ids: Sequence[int] | orjson.Fragment = (),
+        usage: dict[str, Any] | None = None,
+        error: str | None = None,
+        *,
+        is_done: bool = False,
+        garbage: int = 0,
+    ) -> None:
+        self.response_id = response_id
+        self.choices = choices
+        self.prompt_token_ids = prompt_token_ids
+        self.usage = usage
+        self.error = error
+        self.is_done = is_done
+        self.garbage = garbage
 
     @property
     def is_complete(self) -> bool:

@@ -18,13 +18,18 @@ MAX_PAYLOAD_BYTES = 256 * 1024 * 1024
 _CHUNK_BYTES = 1024 * 1024
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, init=False)
 class Frame:
     """One record in a segment; `end` is the offset behind it."""
 
     sequence: int
     payload: bytes
     end: int
+
+    def __init__(self, sequence: int, payload: bytes, end: int) -> None:
+        self.sequence = sequence
+        self.payload = payload
+        self.end = end
 
 
 def frame_header(sequence: int, payload: bytes) -> bytes:
