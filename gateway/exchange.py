@@ -11,8 +11,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from enum import Enum, auto
-from typing import Protocol
+from typing import Final, Protocol
 
 from gateway.access import Caller
 from gateway.call import Ending, record_of
@@ -28,8 +27,8 @@ from gateway.spool.payload import FOLDS, stream_payload, usage_of, whole_payload
 from gateway.tracing import CallSpan
 from gateway.upstreams.balance import Replica
 from gateway.upstreams.breaker import FAILURE_STATUSES
-from gateway.upstreams.pool import Carrier, RawHeaders
-from gateway.wire.headers import RequestHeaders, returned_headers
+from gateway.upstreams.pool import Carrier
+from gateway.wire.headers import AnswerHead, RequestHeaders
 from gateway.wire.hot import HotPath
 from trajectories.ids import new_id
 from trajectories.model import Outcome
@@ -71,12 +70,13 @@ def refuse(dialect: Dialect, error: ApiError, client: Client, services: Services
     client.reply(error.status, head, error_body(dialect, error, request_id))
 
 
-class _Phase(Enum):
-    CONNECTING = auto()
-    WAITING = auto()  # for the first bytes of an answer
-    ANSWERING = auto()
-    ENDING = auto()  # the answer is whole; the upstream has only to say so
-    OVER = auto()
+# The phases of a call, in their order. Plain numbers: a member of an enumeration is looked up each
+# time it is named, in Python 3.11 for 0.1 µs.
+_CONNECTING: Final = 0
+_WAITING: Final = 1  # for the first bytes of an answer
+_ANSWERING: Final = 2
+_ENDING: Final = 3  # the answer is whole; the upstream has only to say so
+_OVER: Final = 4
 
 
 class Exchange:
@@ -121,7 +121,7 @@ class Exchange:
         self._replica: Replica | None = None
         self._asked: Asked = NOT_ASKED
         self._deadline = _NEVER
-        self._phase = _Phase.CONNECTING
+        self._phase = _CONNECTING
         self._has_begun = self._is_paused = self._is_streamed = False
         self._pieces: list[bytes] = []
         self._size = self._tries = 0
@@ -142,7 +142,7 @@ class Exchange:
             self._targets = services.table.targets(call.model, call.dialect)
             named = named_responses(call.body) if call.dialect == "responses" else []
         except ApiError as error:
-            self._phase = _Phase.OVER
+            self._phase = _OVER
             refuse(path.dialect, error, self._client, services)
             return
         services.exchanges.add(self)
@@ -162,7 +162,7 @@ class Exchange:
 
     def on_client_full(self) -> None:
         """The client reads more slowly than the upstream writes."""
-        if self._phase is not _Phase.OVER and not self._is_paused:
+        if self._phase != _OVER and not self._is_paused:
             self._is_paused = True
             self._deadline = time.monotonic() + self._services.settings.gateway.write_seconds
             if self.carrier is not None:
@@ -188,10 +188,10 @@ class Exchange:
 
     # -- what the upstream calls ---------------------------------------------------
 
-    def on_head(self, status: int, headers: RawHeaders) -> None:
+    def on_head(self, head: AnswerHead) -> None:
         """The upstream has begun to answer."""
         try:
-            self._take_head(status, headers)
+            self._take_head(head)
         except Exception as error:  # the last handler of a call
             self._on_bug(error)
 
@@ -215,7 +215,7 @@ class Exchange:
 
     def _on_bug(self, error: Exception) -> None:
         logger.error("a call failed", exc_info=error)
-        if self._phase is _Phase.OVER:  # what was to be the answer could not be handed over
+        if self._phase == _OVER:  # what was to be the answer could not be handed over
             self._client.abort()
             return
         self._break_off(ApiError(500, "internal_error", "the gateway failed; see its log"))
@@ -231,7 +231,7 @@ class Exchange:
         if known:
             call.earlier = earlier_of(known, call.body.get("previous_response_id"))
             call.continue_trajectory(call.earlier.trajectory_id)
-        if self._phase is not _Phase.OVER:
+        if self._phase != _OVER:
             self._guarded(self._begin)
 
     def _begin(self) -> None:
@@ -262,7 +262,7 @@ class Exchange:
         services.policies.enter(self._route)
         self._tries += 1
         self._sent = now
-        self._phase = _Phase.CONNECTING
+        self._phase = _CONNECTING
         self._last_moment = now + self._server.total_seconds
         self._deadline = now + self._server.connect_seconds
         if self._span is not None:
@@ -284,9 +284,9 @@ class Exchange:
 
     def _fail(self, error: ApiError) -> None:
         """The upstream failed. Before its first byte another may answer, after it none."""
-        if self._phase is _Phase.OVER:
+        if self._phase == _OVER:
             return
-        if self._phase is _Phase.ENDING:
+        if self._phase == _ENDING:
             self._finish()  # the answer is whole; how its connection ends is nobody's concern
             return
         self._failed = self._release(is_well=False)
@@ -326,7 +326,8 @@ class Exchange:
 
     # -- answering -----------------------------------------------------------------
 
-    def _take_head(self, status: int, headers: RawHeaders) -> None:
+    def _take_head(self, head: AnswerHead) -> None:
+        status = head.status
         is_adapter = self._route.alias is not None and bool(self._route.version)
         if status == 404 and is_adapter:
             # The engine restarted and lost the adapter: the base model answers, and says so.
@@ -350,22 +351,21 @@ class Exchange:
             self._fail(ApiError(502, "upstream_garbage", message, retry_after=1))
             return
         self._status = status
-        self._phase = _Phase.WAITING
+        self._phase = _WAITING
         # A server may send its head at once, and then think for as long as it may.
         self._deadline = min(self._sent + self._server.first_byte_seconds, self._last_moment)
-        kind = next((value for name, value in headers if name == b"content-type"), b"")
-        self._is_streamed = status == 200 and kind.startswith(b"text/event-stream")
-        self._needs_bytes = self._asked.reply.needs_bytes
-        self._head = returned_headers(headers) + self._own_head()
+        self._is_streamed = head.is_stream
+        self._needs_bytes = self._is_streamed and self._asked.reply.needs_bytes
+        self._head = head.returned + self._own_head()
 
     def _take(self, piece: bytes, is_last: bool) -> None:
-        if self._phase is _Phase.OVER:
+        if self._phase == _OVER:
             return
         now = time.monotonic()
         if self._first_byte is None:
             self._first_byte = now
-            self._phase = _Phase.ANSWERING
-        if not self._is_paused and self._phase is not _Phase.ENDING:
+            self._phase = _ANSWERING
+        if not self._is_paused and self._phase != _ENDING:
             self._deadline = min(now + self._server.idle_seconds, self._last_moment)
         if self._is_streamed:
             self._take_events(piece, is_last)
@@ -392,8 +392,8 @@ class Exchange:
         if is_last:
             self._finish(cleaned)
             return
-        if reply.is_done and self._phase is _Phase.ANSWERING:
-            self._phase = _Phase.ENDING
+        if reply.is_done and self._phase == _ANSWERING:
+            self._phase = _ENDING
             self._deadline = time.monotonic() + _TAIL_SECONDS
         if not self._has_begun:
             self._has_begun = True
@@ -448,11 +448,11 @@ class Exchange:
         if self._is_paused:
             self._give_up(f"read nothing for {self._services.settings.gateway.write_seconds:g} s")
             self._client.abort()
-        elif self._phase is _Phase.ENDING:
+        elif self._phase == _ENDING:
             self._cancel()
             self._finish()
-        elif self._phase is _Phase.CONNECTING and self._is_connected:
-            self._phase = _Phase.WAITING
+        elif self._phase == _CONNECTING and self._is_connected:
+            self._phase = _WAITING
             self._deadline = self._sent + server.first_byte_seconds
         else:
             self._cancel()
@@ -464,9 +464,9 @@ class Exchange:
         server = self._server
         if now >= self._last_moment:
             return f"the upstream did not end its answer within {server.total_seconds:g} seconds"
-        if self._phase is _Phase.CONNECTING:
+        if self._phase == _CONNECTING:
             return f"no connection to the upstream within {server.connect_seconds:g} seconds"
-        if self._phase is _Phase.WAITING:
+        if self._phase == _WAITING:
             return f"the upstream did not answer within {server.first_byte_seconds:g} seconds"
         return f"the upstream sent nothing for {server.idle_seconds:g} seconds"
 
@@ -476,7 +476,7 @@ class Exchange:
 
     def _give_up(self, error: str | None) -> None:
         """The client is gone, or as good as gone."""
-        if self._phase is _Phase.OVER:
+        if self._phase == _OVER:
             return
         self._cancel()
         self._release(is_well=None)
@@ -485,7 +485,7 @@ class Exchange:
 
     def _break_off(self, error: ApiError, cleaned: bytes = b"") -> None:
         """Tell the client that there is no answer, or no more of it."""
-        if self._phase is _Phase.OVER:
+        if self._phase == _OVER:
             return
         self._cancel()
         self._release(is_well=None)
@@ -510,7 +510,7 @@ class Exchange:
 
     def _over(self, status: int | None = None) -> None:
         """Nothing more will come: count, and let go."""
-        self._phase = _Phase.OVER
+        self._phase = _OVER
         services, call, now = self._services, self._call, time.monotonic()
         services.exchanges.discard(self)
         upstream_seconds = self._ended - self._sent if self._ended is not None else 0.0

@@ -15,17 +15,24 @@ TRAJECTORY_PATTERN = r"^[A-Za-z0-9_.~-]{1,128}$"
 
 _RANDOM_BYTES = 8
 _drawn: list[str] = []  # asking the kernel once for many costs a fifth
+_moment = (0, "")  # the last millisecond an id was made in, and how it is written
 
 
 def new_id(prefix: str) -> str:
     """A fresh id such as `tr_019a2f...`; ids made later sort later (to the millisecond)."""
+    global _moment
+    milliseconds = time.time_ns() // 1_000_000
+    known, written = _moment
+    if milliseconds != known:
+        written = f"{milliseconds:012x}"
+        _moment = (milliseconds, written)
     try:
         random = _drawn.pop()
     except IndexError:
         drawn = os.urandom(256 * _RANDOM_BYTES).hex()
         _drawn.extend(drawn[n : n + 16] for n in range(0, len(drawn), 16))
         random = _drawn.pop()
-    return f"{prefix}_{time.time_ns() // 1_000_000:012x}{random}"
+    return f"{prefix}_{written}{random}"
 
 
 # A forked process must not draw what its parent draws.

@@ -107,8 +107,8 @@ def parse_object(raw: bytes, max_depth: int = MAX_DEPTH) -> dict[str, Any]:
         raise bad_request(f"the body is not valid JSON: {error}", code="bad_json") from error
     if not isinstance(body, dict):
         raise bad_request("the body must be a JSON object", code="bad_json")
-    # Counting brackets is far cheaper than walking, and most bodies have few.
-    if raw.count(b"{") + raw.count(b"[") > max_depth and _is_deeper(body, max_depth):
+    # Compiled, a walk costs less than to count the brackets: it does not look into texts.
+    if _is_deeper(body, max_depth):
         raise bad_request(f"the body is nested deeper than {max_depth} levels", code="bad_json")
     return body
 
@@ -119,9 +119,9 @@ def _is_deeper(value: object, limit: int) -> bool:
         deeper: list[object] = []
         for entry in level:
             if isinstance(entry, dict):
-                deeper.extend(v for v in entry.values() if isinstance(v, dict | list))
+                deeper += [inner for inner in entry.values() if isinstance(inner, (dict, list))]
             elif isinstance(entry, list):
-                deeper.extend(v for v in entry if isinstance(v, dict | list))
+                deeper += [inner for inner in entry if isinstance(inner, (dict, list))]
         if not deeper:
             return False
         level = deeper
@@ -237,9 +237,11 @@ def as_logprobs(value: object) -> list[float]:
 def sampling_of(body: dict[str, Any]) -> dict[str, Any]:
     """The fields of `Sampling` that the client set; what it left out is the engine's default."""
     found: dict[str, Any] = {}
-    for name in body.keys() & _SAMPLING.keys():
-        value = body[name]
-        kind, field = _SAMPLING[name]
+    for name, value in body.items():
+        wanted = _SAMPLING.get(name)
+        if wanted is None:
+            continue
+        kind, field = wanted
         if type(value) is int:
             found.setdefault(field, value)
         elif type(value) is float and kind is float:

@@ -17,8 +17,9 @@ from gateway.call import Call
 from gateway.dialects.asking import PATHS, Asked
 from gateway.errors import ApiError
 from gateway.upstreams.balance import Replica
-from gateway.upstreams.pool import Listener, RawHeaders
+from gateway.upstreams.pool import Listener
 from gateway.upstreams.server import Replicated
+from gateway.wire.headers import AnswerHead, RawHeaders
 from trajectories.settings import BreakerSettings, Patience
 
 logger = logging.getLogger(__name__)
@@ -136,7 +137,7 @@ class _Answering:
     ) -> None:
         if self._listener is not None and not self._has_head:
             self._has_head = True
-            self._listener.on_head(status, headers)
+            self._listener.on_head(AnswerHead(status, headers))
         listener = self._listener  # it may have hung up just now
         if listener is not None:
             if is_last:

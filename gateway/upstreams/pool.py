@@ -17,6 +17,8 @@ from urllib.parse import urlsplit
 import httptools
 
 from gateway.outbox import Outbox
+from gateway.wire.headers import AnswerHead, RawHeaders
+from gateway.wire.known_head import KnownAnswer, known_answer
 
 MAX_HEAD_BYTES = 64 * 1024
 # uvicorn (and so vLLM) closes idle connections after 5 s: let go of them well before.
@@ -24,8 +26,7 @@ IDLE_SECONDS = 2.0
 
 _LONGEST_SIZE = 10  # of a chunk, as it is written
 _HEX_DIGITS = b"0123456789abcdefABCDEF"
-
-RawHeaders = list[tuple[bytes, bytes]]
+_LEARN_EVERY = 8  # answers with another head: one that is never the same is not worth more
 
 
 class Carrier(Protocol):
@@ -50,8 +51,8 @@ class Listener(Protocol):
 
     carrier: Carrier | None
 
-    def on_head(self, status: int, headers: RawHeaders) -> None:
-        """The status line and the headers (names in lower case)."""
+    def on_head(self, head: AnswerHead) -> None:
+        """The status line and the headers."""
 
     def on_piece(self, piece: bytes, is_last: bool) -> None:
         """Bytes of the body; `is_last` ends the answer (and may come with none)."""
@@ -81,7 +82,9 @@ class Connection:
 
     __slots__ = (
         "_fed",
+        "_first",
         "_has_head",
+        "_head",
         "_headers",
         "_is_announced",
         "_is_between_chunks",
@@ -90,6 +93,7 @@ class Connection:
         "_is_kept",
         "_is_reused",
         "_listener",
+        "_missing",
         "_parser",
         "_pieces",
         "_pool",
@@ -123,7 +127,7 @@ class Connection:
         self._headers: RawHeaders = []
         self._has_head = self._is_announced = self._is_complete = self._is_delimited = False
         self._is_between_chunks = False
-        self._status = self._fed = 0
+        self._status = self._fed = self._missing = 0
         self._pool.outbox.write(self._transport, request)
 
     def close(self) -> None:
@@ -161,7 +165,15 @@ class Connection:
         if self._is_between_chunks and (piece := only_chunk(data)) is not None:
             listener.on_piece(piece, False)  # a token that came singly: the parser may rest
             return
+        if self._missing:
+            self._take_known(listener, data)
+            return
         if not self._has_head:
+            known = self._pool.known
+            if not self._fed:
+                if known is not None and self._begin_known(listener, known, data):
+                    return
+                self._first = data
             self._fed += len(data)
         try:
             self._parser.feed_data(data)
@@ -238,16 +250,47 @@ class Connection:
 
     # -- inside --------------------------------------------------------------------
 
+    def _begin_known(self, listener: Listener, known: KnownAnswer, data: bytes) -> bool:
+        """Take an answer whose head was parsed before; False: it has another."""
+        start, length = known.cut.body_at(data)
+        if not length:
+            return False
+        self._fed = len(data)
+        self._missing = length
+        self._has_head = self._is_delimited = self._is_kept = True
+        listener.on_head(known.head)
+        if self._listener is listener:  # else it has hung up, or asked anew
+            self._take_known(listener, data[start:])
+        return True
+
+    def _take_known(self, listener: Listener, piece: bytes) -> None:
+        """A piece of the body that goes with a known head."""
+        missing = self._missing - len(piece)
+        if missing < 0:
+            self._is_kept = False  # something stands behind the answer
+            piece = piece[:missing]
+            missing = 0
+        self._missing = missing
+        if not missing:
+            self._listener = None
+            listener.carrier = None
+            self._leave()
+        if piece:
+            listener.on_piece(piece, not missing)
+
     def _deliver(self, listener: Listener) -> None:
         if not self._is_announced:
             self._is_announced = True
-            listener.on_head(self._status, self._headers)
+            self._head = AnswerHead(self._status, self._headers)
+            listener.on_head(self._head)
             if self._listener is not listener:  # it has hung up, or asked anew
                 return
         pieces = self._pieces
         if self._is_complete:
             self._listener = None
             listener.carrier = None
+            if self._is_kept:
+                self._pool.learn(self._first, self._head)
             self._leave()
         elif not pieces:
             return
@@ -258,7 +301,7 @@ class Connection:
 
     def _leave(self) -> None:
         """The answer is whole: the connection waits for the next, or closes."""
-        self._request = b""
+        self._request = self._first = b""
         if self._is_kept:
             self._is_reused = True
             self._pool.keep(self)
@@ -326,6 +369,8 @@ class Pool:
         self._tls = ssl.create_default_context() if parts.scheme == "https" else None
         self._port = parts.port or (443 if self._tls else 80)
         self._idle: deque[Connection] = deque()
+        self.known: KnownAnswer | None = None
+        self._unknown = 0
         self.base_path = parts.path.rstrip("/").encode()
         is_usual = parts.port is None or parts.port == (443 if self._tls else 80)
         host = f"[{self._host}]" if ":" in self._host else self._host
@@ -346,6 +391,13 @@ class Pool:
         """A connection is free for the next request."""
         connection.idle_since = time.monotonic()
         self._idle.append(connection)
+
+    def learn(self, received: bytes, head: AnswerHead) -> None:
+        """An answer has begun with `received`, and was parsed: know its head again."""
+        self._unknown += 1
+        if self._unknown >= _LEARN_EVERY and (found := known_answer(received, head)) is not None:
+            self._unknown = 0
+            self.known = found
 
     def forget(self, connection: Connection) -> None:
         """A connection is gone; it may have lain idle."""

@@ -108,6 +108,23 @@ def _credentials(known: dict[bytes, bytes]) -> tuple[bytes, ...]:
     return tuple(key for key in found if key)
 
 
+class AnswerHead:
+    """The head of an upstream's answer: its status, and the header lines the client gets of it.
+
+    `is_stream` says that events follow.
+    """
+
+    __slots__ = ("headers", "is_stream", "returned", "status")
+
+    def __init__(self, status: int, headers: RawHeaders) -> None:
+        """Names are in lower case."""
+        self.status = status
+        self.headers = headers
+        self.returned = returned_headers(headers)
+        kind = next((value for name, value in headers if name == b"content-type"), b"")
+        self.is_stream = status == 200 and kind.startswith(b"text/event-stream")
+
+
 def returned_headers(headers: RawHeaders) -> bytes:
     """The header lines of an answer that go back to the client."""
     return b"".join(

@@ -22,8 +22,8 @@ from gateway.dialects.chat_reply import ChatReply
 from gateway.errors import ApiError
 from gateway.reception import receive
 from gateway.upstreams.foreign import Foreign
-from gateway.upstreams.pool import Carrier, RawHeaders
-from gateway.wire.headers import read_headers
+from gateway.upstreams.pool import Carrier
+from gateway.wire.headers import AnswerHead, read_headers
 from gateway.wire.hot import HotPaths
 from tests.fakes.vllm import FakeVLLM
 from tests.gateway.conftest import Running, wait_for
@@ -90,8 +90,8 @@ class Ear:
         self.is_over = asyncio.Event()
         self._leaves_at = leaves_at
 
-    def on_head(self, status: int, headers: RawHeaders) -> None:
-        self.status, self.headers = status, dict(headers)
+    def on_head(self, head: AnswerHead) -> None:
+        self.status, self.headers = head.status, dict(head.headers)
         self._leave("head")
 
     def on_piece(self, piece: bytes, is_last: bool) -> None:

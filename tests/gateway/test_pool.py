@@ -25,6 +25,7 @@ from gateway.upstreams.pool import (
     Pool,
     only_chunk,
 )
+from gateway.wire.headers import AnswerHead
 from tests.fakes.wire import RawServer, Wire
 from tests.gateway.test_sse import cut
 
@@ -43,9 +44,9 @@ class Heard:
     over: asyncio.Event = field(default_factory=asyncio.Event)
     hangs_up_at: str = ""
 
-    def on_head(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+    def on_head(self, head: AnswerHead) -> None:
         assert not self.body
-        self.heads.append((status, headers))
+        self.heads.append((head.status, head.headers))
         self._hang_up("head")
 
     def on_piece(self, piece: bytes, is_last: bool) -> None:
@@ -102,8 +103,8 @@ class Transport(asyncio.Transport):
 class Line:
     """A connection on a transport that goes nowhere, of a pool to where nobody listens."""
 
-    def __init__(self) -> None:
-        self.pool = Pool("http://127.0.0.1:1", Outbox())
+    def __init__(self, pool: Pool | None = None) -> None:
+        self.pool = pool or Pool("http://127.0.0.1:1", Outbox())
         self.connection = Connection(self.pool)
         self.transport = Transport()
         self.connection.connection_made(self.transport)
@@ -201,6 +202,86 @@ def test_any_split_of_an_answer_is_the_same_answer(answer: Written, places: list
         assert bool(line.kept) == answer.is_kept
         if not answer.ends_by_close:
             assert line.transport.is_aborted != answer.is_kept
+
+
+def knowing(head: bytes) -> Line:
+    """A line that knows the head of an answer, as it has heard it before."""
+    line = Line()
+    while line.pool.known is None:
+        heard = Heard()
+        line.ask(heard)
+        line.feed([head % 4 + b"body"])
+        assert heard.body == b"body"
+        line.pool._idle.clear()
+    return line
+
+
+HEAD = b"HTTP/1.1 200 OK\r\nserver: x\r\ncontent-length: %d\r\nX-Engine: y\r\n\r\n"
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.binary(max_size=60), min_size=1, max_size=4), PLACES)
+def test_answers_with_a_known_head_are_heard_as_any_other(
+    bodies: list[bytes], places: list[int]
+) -> None:
+    line = knowing(HEAD)
+    for body in bodies:
+        for head in (HEAD, HEAD.replace(b"x", b"z")):
+            heard = Heard()
+            line.ask(heard)
+            line.feed(cut(head % len(body) + body, places))
+            assert (heard.body, heard.ends, heard.failures) == (body, 1, [])
+            assert heard.heads[0][0] == 200
+            assert [name for name, _ in heard.heads[0][1]] == [
+                b"server",
+                b"content-length",
+                b"x-engine",
+            ]
+            assert line.kept == [line.connection]
+            line.pool._idle.clear()
+
+
+def test_what_stands_behind_an_answer_with_a_known_head_closes_the_connection() -> None:
+    line, heard = knowing(HEAD), Heard()
+    line.ask(heard)
+    line.feed([HEAD % 3 + b"abcd"])
+    assert (heard.body, heard.ends) == (b"abc", 1)
+    assert (line.kept, line.transport.is_aborted) == ([], True)
+
+
+def test_an_answer_with_a_known_head_that_is_cut_off_is_a_failure() -> None:
+    line, heard = knowing(HEAD), Heard()
+    line.ask(heard)
+    line.feed([HEAD % 9 + b"abc"])
+    line.connection.connection_lost(None)
+    assert (heard.body, heard.ends, heard.failures) == (b"abc", 0, ["upstream_broke_off"])
+
+
+@pytest.mark.parametrize("place", ["head", "piece"])
+def test_one_can_hang_up_on_an_answer_with_a_known_head(place: str) -> None:
+    line, heard = knowing(HEAD), Heard(hangs_up_at=place)
+    line.ask(heard)
+    line.feed([HEAD % 9 + b"abc", b"def"])
+    assert line.transport.is_aborted
+    assert (heard.body, heard.ends, heard.failures) == (b"abc" if place == "piece" else b"", 0, [])
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        HEAD.replace(b"200 OK", b"404 Not Found"),
+        HEAD.replace(b"server: x", b"connection: close"),
+        b"HTTP/1.1 103 Early Hints\r\n\r\n" + HEAD,
+    ],
+)
+def test_a_head_is_known_only_of_an_answer_that_is_nothing_special(head: bytes) -> None:
+    pool = Line().pool
+    for _ in range(20):
+        line, heard = Line(pool), Heard()
+        line.ask(heard)
+        line.feed([head % 4 + b"body"])
+        assert heard.body == b"body"
+    assert pool.known is None
 
 
 @settings(max_examples=200, deadline=None)
