@@ -168,10 +168,12 @@ def record_of(
         "attempt": call.attempt,
         "is_trainable": call.is_trainable,
     }
-    for name in ("session", "task", "agent"):
-        value = getattr(found, name)
-        if value is not None:
-            record["session_id" if name == "session" else name] = value
+    if found.session is not None:
+        record["session_id"] = found.session
+    if found.task is not None:
+        record["task"] = found.task
+    if found.agent is not None:
+        record["agent"] = found.agent
     if found.alternates:
         record["alternates"] = found.alternates
     if found.span is not None:

@@ -547,7 +547,7 @@ class Exchange:
         services.metrics.outcomes.add(outcome or _outcome_of(folded))
         ending = Ending(
             outcome=outcome,
-            ended=time.monotonic(),
+            ended=time.monotonic() if self._ended is None else self._ended,
             first_byte=self._first_byte,
             http_status=status or self._status,
             error=error,

@@ -92,13 +92,16 @@ def _conversation(key_id: str | None, body: dict[str, object]) -> int:
     """A number that stays the same through a conversation: of its key and its first user turn."""
     turns = body.get("messages", body.get("input", body.get("prompt")))
     if isinstance(turns, list):
-        others = (
-            turn.get("content")
-            for turn in turns
-            if isinstance(turn, dict) and turn.get("role") not in ("system", "developer")
-        )
-        turns = next(others, None)
+        turns = _first_content(turns)
     return crc32(f"{key_id} {_beginning(turns)}".encode("utf-8", "replace"))
+
+
+def _first_content(turns: list[object]) -> object:
+    for turn in turns:
+        if isinstance(turn, dict) and turn.get("role") not in ("system", "developer"):
+            content: object = turn.get("content")
+            return content
+    return None
 
 
 def _beginning(content: object) -> str:

@@ -199,16 +199,18 @@ def _choices(answer: dict[str, Any]) -> list[dict[str, Any]]:
 
 def choices_of(answer: dict[str, Any]) -> tuple[FoldedChoice, ...]:
     """The answers of a call, with the engine's ids and logprobs."""
-    return tuple(
-        FoldedChoice(
-            index=choice["index"] if isinstance(choice.get("index"), int) else position,
-            message=choice["message"] if isinstance(choice.get("message"), dict) else {},
-            finish_reason=as_text(choice.get("finish_reason")),
-            token_ids=as_token_ids(choice.get("token_ids")),
-            logprobs=as_logprobs(choice.get("logprobs")),
+    found: list[FoldedChoice] = []
+    for choice in _choices(answer):
+        index, message = choice.get("index"), choice.get("message")
+        folded = FoldedChoice(
+            message if isinstance(message, dict) else {},
+            as_text(choice.get("finish_reason")),
+            as_token_ids(choice.get("token_ids")),
+            as_logprobs(choice.get("logprobs")),
+            index=index if isinstance(index, int) else len(found),
         )
-        for position, choice in enumerate(_choices(answer))
-    )
+        found.append(folded)
+    return tuple(found)
 
 
 def as_text(value: object) -> str | None:

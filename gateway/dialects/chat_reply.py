@@ -87,6 +87,11 @@ class ChatReply:
         if not isinstance(answer, dict):
             return raw, Folded(garbage=1)
         folded = fold_answer(answer)
+        if self._named and not self._additions.any:
+            place = raw.find(self._named)  # in front of all that was said
+            if 0 <= place < raw.find(b'"choices":'):
+                rest = raw[place + len(self._named) :]
+                return b"%b%b%b" % (raw[:place], self._renamed, rest), folded
         if self._has_work and strip_answer(answer, self._additions, self._alias):
             return orjson.dumps(answer), folded
         return raw, folded
