@@ -1,7 +1,7 @@
 """The reward job: one trajectory's rewards, computed anew from all that is known of it.
 
 It carries a reference and nothing else, may run twice or on two workers at
-once, and has one effect: `put_rewards` accepts only what was computed from the
+once, and has one effect: `put_all_rewards` accepts only what was computed from the
 current revision. RQ calls a function by its name, so what the function needs
 (settings) is handed to this module once, by `worker.py`, before the first job.
 """
@@ -20,12 +20,12 @@ from rq.timeouts import BaseTimeoutException
 
 from trajectories.account import account_of
 from trajectories.composition import Composition, Outcome, compose
-from trajectories.errors import RatchetError, RecordError
+from trajectories.errors import RatchetError
 from trajectories.labels import closing_time
 from trajectories.model import Reward
 from trajectories.queues import enqueue_scoring, reward_queue
 from trajectories.settings import AgentSettings, RewardSettings
-from trajectories.store import Scorable, Store, TrajectoryRef
+from trajectories.store import Scorable, Scored, Store, TrajectoryRef
 from workers.rewards.air import AirRules, air_rewards, air_rules
 from workers.rewards.feedback import feedback_rewards
 from workers.verdicts.limits import longest_wait
@@ -80,7 +80,7 @@ class Scorer:
             if scorable is None:
                 store.stop_scoring(ref)
                 return
-            if self._put(store, ref, scorable):
+            if store.put_all_rewards([self.reckon(store, ref, scorable)])[0]:
                 return
         raise RatchetError(f"trajectory {ref} changed {MAX_ATTEMPTS} times while it was scored")
 
@@ -94,28 +94,30 @@ class Scorer:
         composition = self.compositions.get(trajectory.agent or "", self.composition)
         return rewards, compose(rewards, composition)
 
-    def _put(self, store: Store, ref: TrajectoryRef, scorable: Scorable) -> bool:
+    def reckon(self, store: Store, ref: TrajectoryRef, scorable: Scorable) -> Scored:
+        """The rewards of a trajectory as they are put; asks for verdicts that are due."""
         verdicts_until = self.ask_verdicts(store, scorable)
         rewards, outcome = self.compute(scorable)
-        return store.put_rewards(
+        account = account_of(
+            scorable.trajectory,
+            scorable.feedback,
+            rewards,
+            outcome,
+            windows=self.windows,
+            now=time.time(),
+            verdicts=self.roster.sources,
+            verdicts_until=verdicts_until,
+            # The base model answers other tenants under the policy's name.
+            foreign={policy for policy, tenant in self.tenants.items() if tenant != ref.tenant},
+        )
+        return Scored(
             ref,
-            rewards=rewards,
-            final=outcome.final,
-            is_labelled=outcome.is_labelled,
-            revision=scorable.revision,
-            breakdown=outcome.breakdown,
-            account=account_of(
-                scorable.trajectory,
-                scorable.feedback,
-                rewards,
-                outcome,
-                windows=self.windows,
-                now=time.time(),
-                verdicts=self.roster.sources,
-                verdicts_until=verdicts_until,
-                # The base model answers other tenants under the policy's name.
-                foreign={policy for policy, tenant in self.tenants.items() if tenant != ref.tenant},
-            ),
+            rewards,
+            outcome.final,
+            outcome.is_labelled,
+            scorable.revision,
+            outcome.breakdown,
+            account,
         )
 
     def ask_verdicts(self, store: Store, scorable: Scorable) -> float:
@@ -170,18 +172,29 @@ def score_trajectories(*trajectory_refs: str) -> None:
     refs = store.still_waiting([TrajectoryRef.parse(name) for name in trajectory_refs])
     left = dict.fromkeys(refs)
     queue = reward_queue(job.connection)
+    scored: list[Scored] = []
     try:
         for ref, scorable in zip(refs, store.scorables(refs), strict=True):
+            if scorable is None:
+                store.stop_scoring(ref)
+                del left[ref]
+                continue
             try:
-                if scorable is None or not scorer._put(store, ref, scorable):
-                    scorer.score(store, ref)
+                scored.append(scorer.reckon(store, ref, scorable))
             except (RedisError, BaseTimeoutException):
                 raise
             except Exception:  # one trajectory must not stop the others
                 log.exception("scoring failed, tried by itself", extra={"ref": str(ref)})
                 enqueue_scoring(queue, str(ref))
-            del left[ref]
-    except (RecordError, BaseTimeoutException):
+                del left[ref]
+        for one, is_put in zip(scored, store.put_all_rewards(scored), strict=True):
+            if not is_put:  # it changed meanwhile
+                scorer.score(store, one.ref)
+            del left[one.ref]
+    except RedisError:
+        raise
+    except Exception:
+        log.exception("scoring many failed, each is tried by itself")
         for ref in left:
             enqueue_scoring(queue, str(ref))
 

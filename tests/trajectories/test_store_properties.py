@@ -1,16 +1,23 @@
 """Any order of transitions, votes, changed votes, replays, closing and scoring: one outcome."""
 
-from typing import Any
+from typing import Any, ClassVar
 
-import fakeredis
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from tests.key_leak import key_leaks
 from tests.workers.records import transition, vote
+from trajectories.connection import connect
 from trajectories.model import Feedback, Transition
-from trajectories.settings import RewardSettings
+from trajectories.settings import RedisSettings, RewardSettings
 from trajectories.store import Scorable, Store, TrajectoryRef
 from workers.jobs import Scorer
 
@@ -70,9 +77,12 @@ def outcome(store: Store) -> dict[str, Any]:
 class AnyOrder(RuleBasedStateMachine):
     """Delivers a fixed set of records in an order of hypothesis' choosing."""
 
+    server: ClassVar[RedisSettings]
+
     @initialize(said=st.lists(votes, max_size=8, unique_by=lambda entry: entry.id))
     def begin(self, said: list[Feedback]) -> None:
-        self.redis = fakeredis.FakeRedis()
+        self.redis = connect(self.server)
+        self.redis.flushall()
         self.store = Store(self.redis)
         self.records: list[Record] = [*transitions, *said]
         self.left: list[Record] = list(self.records)
@@ -110,7 +120,7 @@ class AnyOrder(RuleBasedStateMachine):
         ref = TrajectoryRef("default", self.read.trajectory.id)
         now = self.store.scorable(ref)
         assert now is not None
-        is_stored = SCORER._put(self.store, ref, self.read)
+        is_stored = self.store.put_all_rewards([SCORER.reckon(self.store, ref, self.read)])[0]
         assert is_stored == (now.revision == self.read.revision)
 
     @invariant()
@@ -127,13 +137,21 @@ class AnyOrder(RuleBasedStateMachine):
             return
         for record in self.left:
             apply(self.store, record)
-        plain = Store(fakeredis.FakeRedis())
+        leaks = key_leaks(self.redis)
+        found, pending = outcome(self.store), self.store.count_pending()
+        self.redis.flushall()
+        plain = Store(self.redis)
         for record in self.records:
             apply(plain, record)
-        assert outcome(self.store) == outcome(plain)
-        assert self.store.count_pending() == 0
-        assert key_leaks(self.redis) == []
+        assert found == outcome(plain)
+        assert pending == 0
+        assert leaks == []
+        self.redis.close()
 
 
-AnyOrder.TestCase.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
-TestAnyOrder = AnyOrder.TestCase
+def test_any_order_of_records_and_scorings_has_the_same_outcome(
+    redis_settings: RedisSettings,
+) -> None:
+    AnyOrder.server = redis_settings
+    often = settings(max_examples=40, stateful_step_count=40, deadline=None)
+    run_state_machine_as_test(AnyOrder, settings=often)  # type: ignore[no-untyped-call]

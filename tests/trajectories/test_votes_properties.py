@@ -5,20 +5,27 @@ same records in a plain order, without the votes that expired before their targe
 """
 
 import time
-from typing import Any
+from typing import Any, ClassVar
 
-import fakeredis
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from tests.key_leak import key_leaks
 from tests.workers.records import call, transition
 from trajectories import keys
+from trajectories.connection import connect
 from trajectories.ids import derived_id
 from trajectories.model import Feedback, FeedbackSource, Retraction, Transition
 from trajectories.names import text_digest
-from trajectories.settings import RewardSettings
+from trajectories.settings import RedisSettings, RewardSettings
 from trajectories.store import Store, TrajectoryRef
 from workers.jobs import Scorer
 
@@ -114,12 +121,15 @@ def outcome(store: Store, redis: Any) -> dict[str, Any]:
 class AnyOrderOfVotes(RuleBasedStateMachine):
     """Delivers a fixed set of records in an order of hypothesis' choosing."""
 
+    server: ClassVar[RedisSettings]
+
     @initialize(
         said=st.lists(bodies, max_size=8),
         taken_back=st.lists(st.integers(0, 9), max_size=3),
     )
     def begin(self, said: list[Any], taken_back: list[int]) -> None:
-        self.redis = fakeredis.FakeRedis()
+        self.redis = connect(self.server)
+        self.redis.flushall()
         self.store = Store(self.redis)
         votes = [build(number, *body) for number, body in enumerate(said)]
         retracted = {votes[pick % len(votes)].id for pick in taken_back} if votes else set()
@@ -197,15 +207,19 @@ class AnyOrderOfVotes(RuleBasedStateMachine):
             return
         for record in self.left:
             apply(self.store, record)
-        redis = fakeredis.FakeRedis()
-        plain = Store(redis)
+        leaks, found = key_leaks(self.redis), outcome(self.store, self.redis)
+        self.redis.flushall()
+        plain = Store(self.redis)
         for record in self.records:
             if not (isinstance(record, Feedback) and record.id in self.expired):
                 apply(plain, record)
         plain.mark_used("policy", map(TrajectoryRef.parse, self.claimed))
-        assert outcome(self.store, self.redis) == outcome(plain, redis)
-        assert key_leaks(self.redis) == []
+        assert found == outcome(plain, self.redis)
+        assert leaks == []
+        self.redis.close()
 
 
-AnyOrderOfVotes.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
-TestAnyOrderOfVotes = AnyOrderOfVotes.TestCase
+def test_any_order_of_votes_has_the_same_outcome(redis_settings: RedisSettings) -> None:
+    AnyOrderOfVotes.server = redis_settings
+    often = settings(max_examples=60, stateful_step_count=40, deadline=None)
+    run_state_machine_as_test(AnyOrderOfVotes, settings=often)  # type: ignore[no-untyped-call]

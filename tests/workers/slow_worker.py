@@ -9,7 +9,7 @@ from pathlib import Path
 from threading import Event
 
 from trajectories.settings import load_settings
-from trajectories.store import Scorable, Store, TrajectoryRef
+from trajectories.store import Scorable, Scored, Store, TrajectoryRef
 from workers import worker
 from workers.jobs import Scorer
 
@@ -17,11 +17,11 @@ from workers.jobs import Scorer
 class SlowScorer(Scorer):
     """Hangs between reading a trajectory and storing its rewards."""
 
-    def _put(self, store: Store, ref: TrajectoryRef, scorable: Scorable) -> bool:
+    def reckon(self, store: Store, ref: TrajectoryRef, scorable: Scorable) -> Scored:
         Path("scoring-now").touch()
         while not Path("quick").exists():
             time.sleep(0.01)
-        return super()._put(store, ref, scorable)
+        return super().reckon(store, ref, scorable)
 
 
 if __name__ == "__main__":

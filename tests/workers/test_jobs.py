@@ -25,7 +25,7 @@ from trajectories.queues import (
     scoring_job_id,
 )
 from trajectories.settings import RewardSettings, Settings
-from trajectories.store import Scorable, Store, TrajectoryRef
+from trajectories.store import Scorable, Scored, Store, TrajectoryRef
 from workers.jobs import NotConfigured, Scorer, score_trajectory
 from workers.worker import run_worker
 
@@ -82,10 +82,10 @@ def test_a_change_in_the_middle_of_scoring_is_scored_too(redis: Any) -> None:
     late = iter([vote(-1.0, trajectory="traj_a", at=2)])
 
     class Interrupted(Scorer):
-        def _put(self, store: Store, ref: Any, scorable: Scorable) -> bool:
+        def reckon(self, store: Store, ref: Any, scorable: Scorable) -> Scored:
             for feedback in late:
                 store.add_feedback(feedback)
-            return super()._put(store, ref, scorable)
+            return super().reckon(store, ref, scorable)
 
     Interrupted.from_settings(RewardSettings()).score(store, REF)
     found = store.trajectory(REF)
@@ -138,13 +138,13 @@ def test_the_worker_runs_the_allowed_job(settings: Settings) -> None:
 @pytest.mark.usefixtures("signals")
 def test_a_scoring_that_hangs_or_raises_fails_and_the_others_go_on(settings: Settings) -> None:
     class Crooked(Scorer):
-        def _put(self, store: Store, ref: Any, scorable: Scorable) -> bool:
+        def reckon(self, store: Store, ref: Any, scorable: Scorable) -> Scored:
             if ref.id == "traj_hangs":
                 while True:
                     pass
             if ref.id == "traj_raises":
                 raise ZeroDivisionError
-            return super()._put(store, ref, scorable)
+            return super().reckon(store, ref, scorable)
 
     redis = connect(settings.redis)
     store, queue = Store(redis), reward_queue(redis, job_timeout_seconds=1)
@@ -209,10 +209,10 @@ def test_a_job_with_webhooks_calls_nobody(redis: Any) -> None:
 @pytest.mark.usefixtures("signals")
 def test_many_are_scored_in_one_job_and_one_that_fails_stops_no_other(settings: Settings) -> None:
     class Crooked(Scorer):
-        def _put(self, store: Store, ref: TrajectoryRef, scorable: Scorable) -> bool:
+        def reckon(self, store: Store, ref: TrajectoryRef, scorable: Scorable) -> Scored:
             if ref.id == "traj_3":
                 raise ValueError("no")
-            return super()._put(store, ref, scorable)
+            return super().reckon(store, ref, scorable)
 
     redis = connect(settings.redis)
     store = Store(redis)

@@ -12,7 +12,7 @@ from trajectories.store.index import Entry, Index, Noted
 from trajectories.store.intake import Intake
 from trajectories.store.items import Cursor, Item
 from trajectories.store.reading import COUNTS
-from trajectories.store.refs import Archivable, Linkage, Scorable, TrajectoryRef
+from trajectories.store.refs import Archivable, Linkage, Scorable, Scored, TrajectoryRef
 from trajectories.store.siblings import Siblings
 from trajectories.store.targets import Place
 from trajectories.store.training import Training
@@ -29,6 +29,7 @@ __all__ = [
     "Noted",
     "Place",
     "Scorable",
+    "Scored",
     "Store",
     "TrajectoryRef",
     "VerdictState",

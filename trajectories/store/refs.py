@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from trajectories.model import Feedback, Trajectory, Transition
+from trajectories.account import Account
+from trajectories.model import Breakdown, Feedback, Reward, Trajectory, Transition
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,19 @@ class Scorable:
     trajectory: Trajectory
     feedback: tuple[Feedback, ...]
     revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """What was computed from a revision of a trajectory: its rewards, and what they come to."""
+
+    ref: TrajectoryRef
+    rewards: Sequence[Reward]
+    final: float | None
+    is_labelled: bool
+    revision: int
+    breakdown: Breakdown | None = None
+    account: Account | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,20 +9,38 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import orjson
-from redis import Redis, WatchError
+from redis import Redis
 
 from trajectories import keys
 from trajectories.account import Account
 from trajectories.labels import Labels
 from trajectories.model import Breakdown, Feedback, Reward
+from trajectories.store.keeping import DEFINE
 from trajectories.store.reading import Reading
-from trajectories.store.refs import Scorable, TrajectoryRef
+from trajectories.store.refs import Scorable, Scored, TrajectoryRef
+from trajectories.store.script import Script
+from trajectories.store.unchanged import Change, in_pieces, write_unchanged
 from trajectories.tally import MAX_NAMES, OTHER, admit, by_scope, difference
 
-# Some twenty totals move with a trajectory: as commands of their own they would take half its time.
-_ADD = """
-for i = 1, #ARGV, 2 do redis.call('HINCRBYFLOAT', KEYS[1], ARGV[i], ARGV[i + 1]) end
+# ARGV: reference, trajectory, prefix of messages, until when it has to be idle, now.
+_CLOSE = Script(
+    f"{DEFINE} local OPEN, SCORING = '{keys.OPEN}', '{keys.SCORING}'"
+    + """
+local ref, trajectory, messages, before, now = unpack(ARGV)
+local active = redis.call('ZSCORE', OPEN, ref)
+if active and tonumber(active) > tonumber(before) then return 0 end
+local is_known = redis.call('EXISTS', trajectory)
+if is_known == 1 then
+  redis.call('HSETNX', trajectory, 'closed', now)
+  redis.call('HINCRBY', trajectory, 'revision', 1)
+  redis.call('ZADD', SCORING, 'LT', now, ref)
+  keep(trajectory, messages)
+end
+redis.call('ZREM', OPEN, ref)
+return is_known
 """
+)
+_EVER = 1e300  # Lua does not read `inf` everywhere
 
 
 class Scoring(Reading):
@@ -35,12 +53,11 @@ class Scoring(Reading):
     def close_idle(self, before: float, limit: int = 500) -> list[TrajectoryRef]:
         """Close trajectories that were last active before `before`, and ask for their scoring."""
         members = self._redis.zrangebyscore(keys.OPEN, "-inf", before, start=0, num=limit)
-        refs = [TrajectoryRef.parse(member) for member in members]
-        return [ref for ref in refs if self._close(ref, before)]
+        return self._close([TrajectoryRef.parse(member) for member in members], before)
 
     def close(self, ref: TrajectoryRef) -> TrajectoryRef:
         """Close one trajectory: its label window is over."""
-        self._close(ref, float("inf"))
+        self._close([ref], _EVER)
         return ref
 
     def claim_scoring(
@@ -118,52 +135,26 @@ class Scoring(Reading):
         that was not trained on it, once no label is waited for any more. Without
         an account it is for the policy that answered last.
         """
-        trajectory_key = keys.trajectory(ref.tenant, ref.id)
-        rewards_key = keys.rewards_of(ref.tenant, ref.id)
-        is_labelled = is_labelled and final is not None
-        with self._redis.pipeline() as pipe:
-            while True:
-                try:
-                    pipe.watch(trajectory_key)
-                    fields = pipe.hgetall(trajectory_key)
-                    if int(fields.get(b"revision", 0)) != revision:
-                        return False
-                    kept = account or _account_without_calls(fields)
-                    tally = admit(kept.tally, self._name_for(ref.tenant, kept.tally))
-                    pipe.multi()
-                    pipe.delete(rewards_key)
-                    if rewards:
-                        pipe.hset(
-                            rewards_key, mapping={reward.id: reward.to_json() for reward in rewards}
-                        )
-                    is_rollout = b"rollout" in fields  # nobody asked for it: it counts for nothing
-                    if not is_rollout:
-                        self._count(pipe, fields, final, is_labelled)
-                    if final is None:
-                        pipe.hdel(trajectory_key, "reward", "labelled", "breakdown")
-                    else:
-                        pipe.hset(
-                            trajectory_key,
-                            mapping={"reward": repr(final), "labelled": int(is_labelled)},
-                        )
-                        if breakdown is not None:
-                            pipe.hset(trajectory_key, "breakdown", breakdown.to_json())
-                    pipe.hset(trajectory_key, "scored", revision)
-                    pipe.hincrby(trajectory_key, "edition", 1)
-                    if b"closed" in fields:
-                        pipe.zadd(keys.ARCHIVING, {str(ref): time.time()})
-                    self._add_up(pipe, ref, fields, tally)
-                    self._note_labels(pipe, ref, fields, kept)
-                    for policy in kept.policies:
-                        self._offer(pipe, ref, fields, policy, final, kept.waited_until)
-                        if not is_rollout:
-                            self._note_labellers(pipe, policy, rewards)
-                    pipe.zrem(keys.SCORING, str(ref))
-                    self._expire(pipe, ref)
-                    pipe.execute()
-                    return True
-                except WatchError:
-                    continue
+        scored = Scored(ref, rewards, final, is_labelled, revision, breakdown, account)
+        return self.put_all_rewards([scored])[0]
+
+    def put_all_rewards(self, scored: Sequence[Scored]) -> list[bool]:
+        """The same for many at once, in two round trips and two more for what changed meanwhile."""
+        results: dict[int, bool] = {}
+        while len(results) < len(scored):
+            waiting = [n for n in range(len(scored)) if n not in results]
+            pipe = self._redis.pipeline(transaction=False)
+            for n in waiting:
+                pipe.hgetall(keys.trajectory(scored[n].ref.tenant, scored[n].ref.id))
+            changes: dict[int, Change] = {}
+            for n, fields in zip(waiting, pipe.execute(), strict=True):
+                if int(fields.get(b"revision", 0)) == scored[n].revision:
+                    changes[n] = self._change(scored[n], fields)
+                else:
+                    results[n] = False
+            done = write_unchanged(self._redis, list(changes.values()))
+            results |= {n: True for n, is_done in zip(changes, done, strict=True) if is_done}
+        return [results[n] for n in range(len(scored))]
 
     def end_windows(self, now: float, limit: int = 500) -> int:
         """Ask for the scoring of trajectories whose last label window is over; returns how many."""
@@ -180,32 +171,54 @@ class Scoring(Reading):
         found = self._redis.hgetall(keys.tally(tenant))
         return {name.decode(): float(value) for name, value in found.items()}
 
-    def _close(self, ref: TrajectoryRef, before: float) -> bool:
-        """Close unless a transition made the trajectory active again meanwhile."""
+    def _close(self, refs: Sequence[TrajectoryRef], before: float) -> list[TrajectoryRef]:
+        """Close those that no transition made active again meanwhile; which were closed."""
+        now = time.time()
+        calls = [
+            (str(ref), keys.trajectory(ref.tenant, ref.id), keys.messages(ref.tenant), before, now)
+            for ref in refs
+        ]
+        replies = _CLOSE.run_all(self._redis, calls)
+        return [ref for ref, is_closed in zip(refs, replies, strict=True) if is_closed]
+
+    def _change(self, scored: Scored, fields: Mapping[bytes, bytes]) -> Change:
+        """What putting these rewards means for a trajectory with these fields."""
+        ref, final = scored.ref, scored.final
+        is_labelled = scored.is_labelled and final is not None
         trajectory_key = keys.trajectory(ref.tenant, ref.id)
-        with self._redis.pipeline() as pipe:
-            while True:
-                try:
-                    pipe.watch(trajectory_key)
-                    active_at = pipe.zscore(keys.OPEN, str(ref))
-                    if active_at is not None and active_at > before:
-                        return False
-                    is_known = pipe.exists(trajectory_key)
-                    pipe.multi()
-                    pipe.zrem(keys.OPEN, str(ref))
-                    if is_known:
-                        pipe.hsetnx(trajectory_key, "closed", repr(time.time()))
-                        pipe.hincrby(trajectory_key, "revision", 1)
-                        pipe.zadd(keys.SCORING, {str(ref): time.time()}, lt=True)
-                        self._expire(pipe, ref)
-                    pipe.execute()
-                    return bool(is_known)
-                except WatchError:
-                    continue
+        rewards_key = keys.rewards_of(ref.tenant, ref.id)
+        kept = scored.account or _account_without_calls(fields)
+        tally = admit(kept.tally, self._name_for(ref.tenant, kept.tally))
+        pipe = self._redis.pipeline(transaction=False)
+        pipe.hset(trajectory_key, "scored", scored.revision)  # first: a full Redis refuses it
+        pipe.hincrby(trajectory_key, "edition", 1)
+        pipe.delete(rewards_key)
+        for some in in_pieces({reward.id: reward.to_json() for reward in scored.rewards}):
+            pipe.hset(rewards_key, mapping=some)
+        is_rollout = b"rollout" in fields  # nobody asked for it: it counts for nothing
+        if not is_rollout:
+            self._count(pipe, fields, final, is_labelled)
+        if final is None:
+            pipe.hdel(trajectory_key, "reward", "labelled", "breakdown")
+        else:
+            said = {"reward": repr(final), "labelled": int(is_labelled)}
+            pipe.hset(trajectory_key, mapping=said)
+            if scored.breakdown is not None:
+                pipe.hset(trajectory_key, "breakdown", scored.breakdown.to_json())
+        if b"closed" in fields:
+            pipe.zadd(keys.ARCHIVING, {str(ref): time.time()})
+        self._add_up(pipe, ref, fields, tally)
+        self._note_labels(pipe, ref, fields, kept)
+        for policy in kept.policies:
+            self._offer(pipe, ref, fields, policy, final, kept.waited_until)
+            if not is_rollout:
+                self._note_labellers(pipe, policy, scored.rewards)
+        pipe.zrem(keys.SCORING, str(ref))
+        return Change(ref, fields, pipe)
 
     @staticmethod
     def _count(
-        pipe: Any, fields: dict[bytes, bytes], final: float | None, is_labelled: bool
+        pipe: Any, fields: Mapping[bytes, bytes], final: float | None, is_labelled: bool
     ) -> None:
         """Move the totals by the difference to what this trajectory counted for before."""
         before = float(fields[b"reward"]) if b"reward" in fields else None
@@ -217,7 +230,7 @@ class Scoring(Reading):
     def _offer(
         pipe: Any,
         ref: TrajectoryRef,
-        fields: dict[bytes, bytes],
+        fields: Mapping[bytes, bytes],
         policy: str,
         final: float | None,
         waited_until: float,
@@ -242,7 +255,7 @@ class Scoring(Reading):
 
     @staticmethod
     def _note_labels(
-        pipe: Any, ref: TrajectoryRef, fields: dict[bytes, bytes], account: Account
+        pipe: Any, ref: TrajectoryRef, fields: Mapping[bytes, bytes], account: Account
     ) -> None:
         """Note how far the labels are, and when to look again where some are waited for."""
         pipe.hset(keys.trajectory(ref.tenant, ref.id), "labels", account.labels.value)
@@ -257,14 +270,12 @@ class Scoring(Reading):
 
     @staticmethod
     def _add_up(
-        pipe: Any, ref: TrajectoryRef, fields: dict[bytes, bytes], tally: dict[str, float]
+        pipe: Any, ref: TrajectoryRef, fields: Mapping[bytes, bytes], tally: dict[str, float]
     ) -> None:
         """Move the tenant's totals by the difference to what this trajectory counted for before."""
         before = orjson.loads(fields[b"tally"]) if b"tally" in fields else {}
-        moved = sorted(difference(tally, before).items())
-        deltas = [part for pair in moved for part in pair]
-        if deltas:
-            pipe.eval(_ADD, 1, keys.tally(ref.tenant), *deltas)
+        for name, moved in sorted(difference(tally, before).items()):
+            pipe.hincrbyfloat(keys.tally(ref.tenant), name, moved)
         if tally != before:
             pipe.hset(keys.trajectory(ref.tenant, ref.id), "tally", orjson.dumps(tally))
 
@@ -287,7 +298,7 @@ class Scoring(Reading):
         return name_for
 
 
-def _account_without_calls(fields: dict[bytes, bytes]) -> Account:
+def _account_without_calls(fields: Mapping[bytes, bytes]) -> Account:
     """Of a trajectory whose calls nobody looked at."""
     policy = fields.get(b"policy", b"").decode()
     return Account((policy,) if policy else ())
