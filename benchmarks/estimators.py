@@ -7,11 +7,12 @@
 A transformer of 25,000 weights is brought up on right and wrong answers to eight
 kinds of questions, and learns from its own traffic with our samples, advantages
 and loss, in this process. Accuracy is the exact chance of a right answer over
-questions that traffic never asks: nothing is sampled for it. Four questions:
+questions that traffic never asks: nothing is sampled for it. Five questions:
 what a reward is held against; what is done about a log that others wrote; how
-credit is spread over calls; what is done about missing rewards. Each table and
-seed has a file in docs/measurements/estimators, written anew after each arm: a
-run that broke off goes on with the arm it was at.
+credit is spread over calls; what is done about missing rewards; which algorithm
+learns most from equal sessions. Each table and seed has a file in
+docs/measurements/estimators, written anew after each arm: a run that broke off
+goes on with the arm it was at.
 """
 
 import argparse
@@ -24,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 MEASUREMENTS = Path(__file__).parent.parent / "docs" / "measurements" / "estimators"
-TABLES = ("baselines", "corrections", "credits", "missing")
+TABLES = ("baselines", "corrections", "credits", "missing", "algorithms")
 Job = tuple[str, str, Callable[[Any, int], dict[str, object]]]  # world, arm, what runs it
 
 
@@ -84,7 +85,7 @@ def measure(out: Path, seeds: list[int], tables: list[str], *, is_quick: bool = 
 
 def jobs(table: str, *, is_quick: bool = False) -> Iterator[Job]:
     """The arms of a table in their order."""
-    from benchmarks.estimator_bench import baselines, corrections, credits, missing
+    from benchmarks.estimator_bench import algorithms, baselines, corrections, credits, missing
 
     if table == "baselines":
         size = baselines.Size(1, 64) if is_quick else baselines.Size()
@@ -120,6 +121,17 @@ def jobs(table: str, *, is_quick: bool = False) -> Iterator[Job]:
                 name,
                 lambda base, seed, v=voices: missing.run(v, base, seed, traffic),
             )
+    elif table == "algorithms":
+        sessions = algorithms.Size(1, 64) if is_quick else algorithms.Size()
+        for world, place in algorithms.WORLDS.items():
+            for name, course in algorithms.ARMS.items():
+                yield (
+                    world,
+                    name,
+                    lambda base, seed, p=place, a=course: algorithms.run(
+                        p, a, base, seed, sessions
+                    ),
+                )
 
 
 def rounded(result: dict[str, Any]) -> dict[str, Any]:

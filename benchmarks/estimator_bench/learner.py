@@ -115,7 +115,7 @@ def train(
         size = loss.Size(mask_bt.sum().float(), mask_bt.any(1).sum().float(), 4.0)
         return loss.policy_loss(objective, answers, size)[0]
 
-    _descend(pupil, len(rows.advantages_b), drill, seed, loss_of)
+    descend(pupil, len(rows.advantages_b), drill, seed, loss_of)
 
 
 def imitate(pupil: Pupil, samples: Sequence[Sample], drill: Drill, seed: int) -> None:
@@ -130,12 +130,13 @@ def imitate(pupil: Pupil, samples: Sequence[Sample], drill: Drill, seed: int) ->
         chosen_bt = logprobs_of(pupil.brain, part.tokens_bt)
         return -(chosen_bt * mask_bt).sum() / mask_bt.sum()
 
-    _descend(pupil, len(samples), drill, seed, loss_of)
+    descend(pupil, len(samples), drill, seed, loss_of)
 
 
-def _descend(
+def descend(
     pupil: Pupil, count: int, drill: Drill, seed: int, loss_of: Callable[[Tensor], Tensor]
 ) -> None:
+    """Passes over `count` rows in a new order each; `loss_of` is told the places of a batch."""
     chance = random.Random(seed)
     for group in pupil.optimizer.param_groups:
         group["lr"] = drill.learning_rate

@@ -29,6 +29,7 @@ def tables(found: Results) -> dict[str, str]:
         "corrections": _corrections,
         "credits": _credits,
         "missing": _missing,
+        "algorithms": _algorithms,
     }
     return {name: "\n".join(makers[name](seeds)) for name, seeds in found.items() if seeds}
 
@@ -129,4 +130,25 @@ def _missing(seeds: dict[str, Any]) -> Iterator[str]:
             _range(_at(results, -1)),
             f"{mean(min(result['tasks']) for result in results):.2f}",
             str(len(results)),
+        )
+
+
+def _algorithms(seeds: dict[str, Any]) -> Iterator[str]:
+    worlds = dict.fromkeys(world for found in seeds.values() for world in found)
+    heads = [f"{world}: after 2 rounds | last" for world in worlds]
+    yield _row("algorithm", *heads, "pairs a round", "seeds")
+    yield "|" + "---|" * (2 * len(heads) + 3)
+    found = {world: _arms(seeds, world) for world in worlds}
+    for name, results in next(iter(found.values()), {}).items():
+        cells = []
+        for arms in found.values():
+            of_arm = arms.get(name, [])
+            if not of_arm:
+                cells += ["-", "-"]
+                continue
+            second = min(2, len(of_arm[0]["curve"]) - 1)
+            cells += [f"{mean(_at(of_arm, second)):.3f}", _range(_at(of_arm, -1))]
+        pairs = [f"{mean(r['pairs'] for r in arms[name]):.0f}" for arms in found.values()]
+        yield _row(
+            name, *cells, ", ".join(pairs) if name.startswith("dpo") else "", str(len(results))
         )

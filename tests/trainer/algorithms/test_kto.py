@@ -21,7 +21,8 @@ with warnings.catch_warnings():
 
     from tests.trainer.rounds import a_plan, a_run, mean_logprob, said_by
     from tests.trainer.tiny_model import save_base
-    from trainer.algorithms.kto import answers_of, foreign, make_kto_trainer, row_of, weights
+    from trainer.algorithms.judged import answers_of, foreign, row_of, weights
+    from trainer.algorithms.kto import make_kto_trainer
     from trainer.policy import load_policy, logprobs_of, make_optimizer
     from trainer.round import train
 
