@@ -52,6 +52,7 @@ class FeedbackBody(BaseModel):
     tool_call_id: VisibleId | None = None
     output_text: Annotated[str, StringConstraints(min_length=1)] | None = None
     step: Annotated[int, Field(ge=-100_000, le=100_000)] | None = None
+    choice: Annotated[int, Field(ge=0, le=1000)] | None = None
     session_id: Id | None = None
     task_id: Id | None = None
     trajectory_id: TrajectoryId | None = None

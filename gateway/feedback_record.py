@@ -109,7 +109,8 @@ def _identity(body: FeedbackBody, target: dict[str, Any], name: str, source: Fee
     if body.id is not None:
         return derived_id("vote", "id", body.id)
     about = target["response_id"] or target["named"] or target["trajectory_id"]
-    return derived_id("vote", about, str(target["step"]), name, source.type, source.id)
+    choice = () if body.choice is None else (str(body.choice),)
+    return derived_id("vote", about, str(target["step"]), name, source.type, source.id, *choice)
 
 
 def _target(body: FeedbackBody, tenant: str, path_session: str | None) -> dict[str, Any]:
@@ -120,7 +121,7 @@ def _target(body: FeedbackBody, tenant: str, path_session: str | None) -> dict[s
         if len(named) > 1:
             raise invalid(named[1], f"name one target, not {' and '.join(named)}", "many_targets")
     target: dict[str, Any] = dict.fromkeys(
-        ("response_id", "named", "trajectory_id", "step", "within")
+        ("response_id", "named", "trajectory_id", "step", "choice", "within")
     )
     trajectory = _trajectory(body, tenant)
     if transitions:
@@ -134,6 +135,7 @@ def _target(body: FeedbackBody, tenant: str, path_session: str | None) -> dict[s
         else:
             value = text_digest(value) if field == "output_text" else value
             target["named"] = f"{_KINDS[field]}:{value}"
+        target["choice"] = body.choice
         # A task may have gone through several sessions: it is looked at when it is known.
         target["within"] = trajectory if body.task_id is None else None
         return target
@@ -146,7 +148,11 @@ def _target(body: FeedbackBody, tenant: str, path_session: str | None) -> dict[s
             " trajectory_id (or post under /t/{session})",
             "no_target",
         )
+    if body.choice is not None and body.step is None:
+        message = "`choice` is one of the answers of a response: name the response, or a `step`"
+        raise invalid("choice", message, "no_target")
     target["trajectory_id"], target["step"] = trajectory, body.step
+    target["choice"] = body.choice
     return target
 
 

@@ -4,9 +4,10 @@ Pure and independent of order, to the last bit: shares are fractions, rounded on
 Per target the best kind of source decides (human, else code, else judge, or
 what `[rewards] priority` says). The trajectory's own votes are the outcome,
 unless its responses have votes of a better kind; else the mean over the voted
-responses is. AIR's sum shapes that, and alone it can only lower. Nothing said
-and nothing fired is None, never 0. Workers compose what is stored; the trainer
-composes again where a round leaves a label out.
+responses is. AIR's sum shapes that, and alone it can only lower. What was said of
+choices that were not taken counts where nothing else was said; what AIR found in
+them does not. Nothing said and nothing fired is None, never 0. Workers compose
+what is stored; the trainer composes again where a round leaves a label out.
 """
 
 from collections import defaultdict
@@ -69,6 +70,7 @@ def compose(rewards: Iterable[Reward], composition: Composition = _DEFAULT) -> O
     Outcome(final=None, is_labelled=False, breakdown=None)
     """
     votes: dict[str | None, list[Reward]] = defaultdict(list)
+    of_choices: dict[str | None, list[Reward]] = defaultdict(list)
     signals = []
     left_out: dict[str, str] = {}
     for reward in rewards:
@@ -77,10 +79,16 @@ def compose(rewards: Iterable[Reward], composition: Composition = _DEFAULT) -> O
                 left_out[reward.id] = "weight"
             elif _rank(reward, composition) is None:
                 left_out[reward.id] = "source"
+            elif reward.choice is not None:
+                of_choices[f"{reward.transition_id}/{reward.choice}"].append(reward)
             else:
                 votes[reward.transition_id].append(reward)
-        elif reward.source.startswith(AIR) and composition.air_weight > 0:
+        elif reward.source.startswith(AIR) and reward.choice is None and composition.air_weight > 0:
             signals.append(reward.value)
+    if votes:
+        left_out.update(dict.fromkeys((r.id for of in of_choices.values() for r in of), "target"))
+    else:
+        votes = of_choices
     shares = _shares(votes, composition, left_out)
     air = composition.air_weight * fsum(signals)
     if not shares and not signals:

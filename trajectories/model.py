@@ -147,6 +147,7 @@ class Feedback(Record):
     named: str | None = None
     trajectory_id: str | None = None
     step: int | None = None  # the n-th transition; negative: from the end, as it was then
+    choice: int | None = None  # which of several answers of that transition
     within: str | None = None  # the trajectory in which a transition was said to be
     transition_id: str | None = None  # filled in when it was found
     name: str = "reward"
@@ -182,6 +183,8 @@ class Feedback(Record):
     def digest(self) -> str:
         """Equal for equal bodies, whenever, by whose key and under which settings they came."""
         said = self.model_dump(mode="json", exclude=_NOT_SAID)
+        if self.choice is None:  # as votes were digested before there were any on choices
+            del said["choice"]
         if self.source.id == self.key:
             del said["source"]["id"]
         return hashlib.blake2b(orjson.dumps(said), digest_size=16).hexdigest()
@@ -211,6 +214,7 @@ class Reward(Record):
     id: str
     trajectory_id: str
     transition_id: str | None = None  # None: the reward is of the whole trajectory
+    choice: int | None = None  # of several, the one it is of, where that was not the one taken
     name: str
     source: str  # "feedback:human", "air:unknown_tool", ...
     value: RewardValue

@@ -70,4 +70,5 @@ def said(vote: Feedback) -> tuple[str, ...]:
     if vote.has_own_id:
         return (vote.identity,)
     step = "" if vote.step is None else str(vote.step)
-    return (vote.transition_id or step, vote.name, vote.source.type, vote.source.id)
+    choice = () if vote.choice is None else (str(vote.choice),)
+    return (vote.transition_id or step, vote.name, vote.source.type, vote.source.id, *choice)

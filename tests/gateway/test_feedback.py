@@ -86,6 +86,9 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"value": 1, "response_id": "no spaces"}, "bad_value"),
     ({"value": 1, "session_id": " "}, "no_target"),
     ({"value": 1, "task_id": " "}, "no_target"),
+    ({"value": 1, "session_id": "a", "choice": 1}, "no_target"),
+    ({"value": 1, "response_id": "r1", "choice": -1}, "bad_value"),
+    ({"value": 1, "response_id": "r1", "choice": "first"}, "bad_value"),
 ]
 
 
@@ -641,3 +644,15 @@ def test_a_page_of_another_site_may_not_write_to_an_open_gateway(
     keyed = start(gateway={"api_key": "k" * 20})
     headers = {**headers, "authorization": f"Bearer {'k' * 20}"}
     assert keyed.client.post("/v1/feedback", json=said, headers=headers).status_code == 202
+
+
+def test_votes_on_choices_of_one_response_stand_side_by_side(running: Running) -> None:
+    for choice, value in ((0, 1), (1, -1), (1, 1), (None, -1)):
+        said = {} if choice is None else {"choice": choice}
+        assert post(running, response_id="chatcmpl-9", value=value, **said).status_code == 202
+    assert post(running, session_id="s1", step=0, choice=2, value=1).status_code == 202
+    votes = running.records(Feedback)
+    assert [vote.choice for vote in votes] == [0, 1, 1, None, 2]
+    identities = [vote.identity for vote in votes]
+    assert identities[1] == identities[2], "the later one replaces the earlier"
+    assert len(set(identities)) == 4

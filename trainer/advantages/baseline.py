@@ -98,9 +98,9 @@ def joined_calls(
 def groups_of(samples: Iterable[Sample]) -> dict[str, Group]:
     """Part -> the group it is in: the same first prompt under one version.
 
-    Choices of one call are one part: a reward is of a trajectory, so nothing
-    tells them apart. Siblings that were rolled out on purpose are trajectories
-    of their own, and meet here because their prompt is the same.
+    Choices of one call that were judged by themselves are parts of it. Siblings
+    that were rolled out on purpose are trajectories of their own, and meet here
+    because their prompt is the same.
     """
     steps: dict[str, int] = {}
     found: dict[str, Group] = {}

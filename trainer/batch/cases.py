@@ -25,10 +25,11 @@ from trainer.batch.samples import (
     exclusions,
     samples_from,
     trajectory_exclusion,
+    units_of,
     worth_exclusion,
     worth_fields,
 )
-from trainer.batch.worth import Said, Worth, said_of, weigh
+from trainer.batch.worth import Said, Unit, Worth, agent_in, said_by_unit, weigh
 from trajectories.model import Reward, Trajectory
 
 NOTHING: frozenset[str] = frozenset()
@@ -41,7 +42,7 @@ class Draft:
     offset: int
     length: int  # bytes, without the end of the line
     step: int
-    agent: str | None
+    unit: Unit  # by whose worth it goes
     part: str
     tokens: int  # of prompt and answer
     is_cut: bool  # the left of its context is not in it
@@ -57,26 +58,24 @@ class Case:
     rewards: tuple[Reward, ...]
     reason: Exclusion | None  # why all of it is left out, whatever was said
     calls: tuple[Call, ...]
-    said: Mapping[str | None, Said]  # by agent
+    said: Mapping[Unit, Said]
     drafts: tuple[Draft, ...]
     is_replayed: bool = False
     rollout: str | None = None  # the transition that it is a sibling of; None: a user's
 
-    def worths(self, selection: Selection, dropped: frozenset[str]) -> Mapping[str | None, Worth]:
+    def worths(self, selection: Selection, dropped: frozenset[str]) -> Mapping[Unit, Worth]:
         """What each agent's part is worth without the rewards in `dropped`."""
         return {
-            agent: weigh(said, selection.composition_of(agent), dropped)
-            for agent, said in self.said.items()
+            unit: weigh(said, selection.composition_of(agent_in(unit)), dropped)
+            for unit, said in self.said.items()
         }
 
     def has_rows(self, selection: Selection, dropped: frozenset[str]) -> bool:
         """Whether anything can be learned from it without the rewards in `dropped`."""
         worths = self.worths(selection, dropped)
-        return any(worth_exclusion(worths[draft.agent], selection) is None for draft in self.drafts)
+        return any(worth_exclusion(worths[draft.unit], selection) is None for draft in self.drafts)
 
-    def excluded(
-        self, selection: Selection, worths: Mapping[str | None, Worth]
-    ) -> Counter[Exclusion]:
+    def excluded(self, selection: Selection, worths: Mapping[Unit, Worth]) -> Counter[Exclusion]:
         """How many of its calls and answers are left out, by reason."""
         if self.reason is not None:
             return Counter((self.reason,))
@@ -104,15 +103,17 @@ class Drafts:
     ) -> Case:
         """The case of a closed trajectory; drafts all that may become a row.
 
-        `corrections` are by the id of the call whose first answer they are about.
+        `corrections` are by the id of the sample that they are about.
         """
         reason = trajectory_exclusion(trajectory, selection)
         calls = calls_of(trajectory, selection) if reason is None else ()
-        said = {agent: said_of(trajectory, agent) for agent in {call.agent for call in calls}}
-        worths = {name: weigh(of, selection.composition_of(name)) for name, of in said.items()}
+        said = said_by_unit(trajectory, units_of(calls))
+        worths = {
+            unit: weigh(of, selection.composition_of(agent_in(unit))) for unit, of in said.items()
+        }
         every = replace(selection, above=None)
         rows = samples_from(trajectory, calls, worths, every) if reason is None else ()
-        first = {f"{name}/0": found for name, found in (corrections or {}).items()}
+        corrected = corrections or {}
         return Case(
             ref=ref,
             tenant=trajectory.tenant,
@@ -124,7 +125,7 @@ class Drafts:
             drafts=tuple(
                 self._add(
                     row.model_copy(
-                        update={"is_replayed": is_replayed, "correction": first.get(row.id)}
+                        update={"is_replayed": is_replayed, "correction": corrected.get(row.id)}
                     )
                 )
                 for row in rows
@@ -143,7 +144,7 @@ class Drafts:
             offset=self._end,
             length=len(line),
             step=row.step,
-            agent=row.agent,
+            unit=row.agent if row.choice is None else (row.agent, row.transition, row.choice),
             part=row.part,
             tokens=len(row.prompt_token_ids) + len(row.token_ids),
             is_cut=row.cut > 0,
@@ -206,14 +207,14 @@ class DraftedRows(Sequence[Sample]):
         return sample if row.changes is None else sample.model_copy(update=row.changes)
 
 
-def rows_of(case: Case, selection: Selection, worths: Mapping[str | None, Worth],
+def rows_of(case: Case, selection: Selection, worths: Mapping[Unit, Worth],
             dropped: frozenset[str]) -> list[Row]:  # fmt: skip
     """The rows of a trajectory in a round that does without the rewards in `dropped`."""
     ids = [call.id for call in case.calls]
     is_changed = any(reward.id in dropped for reward in case.rewards)
     rows = []
     for draft in case.drafts:
-        worth = worths[draft.agent]
+        worth = worths[draft.unit]
         if worth.reward is None or worth_exclusion(worth, selection) is not None:
             continue
         changes = worth_fields(worth, ids[draft.step :]) if is_changed else None

@@ -10,6 +10,7 @@ from typing import Any
 
 from trainer.batch.samples import Correction
 from trajectories.agents import messages_of
+from trajectories.choices import taken_choices
 from trajectories.model import Feedback, Trajectory, Transition
 
 
@@ -18,8 +19,12 @@ def corrections_of(
     votes: Sequence[Feedback],
     is_personal: Callable[[Transition], bool] | None = None,
 ) -> Mapping[str, Correction]:
-    """Transition id -> the last correction of it; without those that are personal."""
+    """Sample id -> the last correction of it; without those that are personal.
+
+    Of several choices it is of the one that the vote names, else of the one that was taken.
+    """
     found: dict[str, Correction] = {}
+    taken = taken_choices(trajectory.transitions)
     for vote in sorted(votes, key=lambda vote: vote.received_at):
         answer = answer_in(vote.correction)
         transition = _meant(trajectory, vote)
@@ -27,7 +32,8 @@ def corrections_of(
             continue
         messages = messages_of(transition)
         if messages and not (is_personal and is_personal(_as_answered(transition, answer))):
-            found[transition.id] = Correction(
+            choice = taken.get(transition.id) if vote.choice is None else vote.choice
+            found[f"{transition.id}/{choice or 0}"] = Correction(
                 messages=tuple(dict(message) for message in messages),
                 answer=answer,
                 tools=tuple(transition.request.get("tools") or ()),

@@ -2,8 +2,8 @@
 
 Two answers to the very same prompt (the same token ids, of one tenant and
 agent), of which one was worth more: asked again, or asked by somebody else.
-Choices of one call are none: what is said of a call is said of all of them.
-And an answer that somebody corrected, against what it should have been.
+Choices of one call are such answers where each was judged by itself. And an
+answer that somebody corrected, against what it should have been.
 
 An answer's worth is what was said of that call; of a trajectory's last call it
 may also be the trajectory's reward. What only the end of a longer trajectory

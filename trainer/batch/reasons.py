@@ -49,5 +49,8 @@ REASONS: Mapping[Exclusion, Reason] = {
         "its labels are above somebody's share: a later round", "rewards.max_share_per_source"
     ),
     Exclusion.IGNORED: Reason("labelled by an ignored source only", "rewards.ignored_sources"),
+    Exclusion.UNPICKED: Reason(
+        "one of several choices: not known to have been taken, and not voted on by itself"
+    ),
     Exclusion.MISSING: Reason("its record has expired", "trainer.cold"),
 }

@@ -17,8 +17,9 @@ from pydantic import Field
 
 from trainer.batch.anchors import anchor_of
 from trainer.batch.windows import start_of_window
-from trainer.batch.worth import Worth, agent_of, worth_of
+from trainer.batch.worth import Unit, Worth, agent_in, agent_of, said_by_unit, weigh
 from trajectories.access import TENANT
+from trajectories.choices import taken_choices
 from trajectories.composition import Composition
 from trajectories.model import Choice, Outcome, Record, Trajectory, Transition
 from trajectories.sampling import has_ratio, is_only_constrained
@@ -48,6 +49,7 @@ class Exclusion(StrEnum):
     ROLLOUTS = "rollouts"  # siblings above trainer.rollout_share
     CAPPED = "capped"  # all that was said of it is above somebody's share of the round
     IGNORED = "ignored_source"  # all that was said of it was said by a source that is ignored
+    UNPICKED = "unpicked"  # of several choices none that was taken, nor judged by itself
     MISSING = "missing"  # its record has expired
 
 
@@ -86,6 +88,7 @@ class Sample(Record):
     is_labelled: bool = True  # somebody voted; False: the reward is AIR's alone
     has_ratio: bool = True  # whether an importance ratio makes sense for all of its tokens
     is_constrained: bool = False  # for those that a grammar left free, and nothing else is wrong
+    choice: int | None = None  # which of several, where it has a reward by itself
     step: int = 0  # which call of its trajectory it is, from 0
     calls_to_go: int = 0  # how many calls the trajectory has after it
     anchor: str = ""  # equal for calls that were asked the very same
@@ -104,9 +107,18 @@ class Sample(Record):
     rollout: str | None = None  # no user's: the transition that its trajectory is a sibling of
 
     @property
+    def transition(self) -> str:
+        """The id of its call."""
+        return self.id.rpartition("/")[0]
+
+    @property
     def part(self) -> str:
-        """What one agent did in one trajectory: it counts once, whatever its calls."""
-        return self.trajectory if self.agent is None else f"{self.trajectory}#{self.agent}"
+        """What one agent did in one trajectory: it counts once, whatever its calls.
+
+        A choice that was judged by itself is a part by itself: of a true group.
+        """
+        name = self.trajectory if self.agent is None else f"{self.trajectory}#{self.agent}"
+        return name if self.choice is None else f"{name}/{self.step}.{self.choice}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,21 +160,28 @@ class Call:
     agent: str | None
     reason: Exclusion | None  # why the whole call is left out
     answers: tuple[Exclusion | None, ...] = ()  # why each of its answers is; None: it may be a row
+    units: tuple[Unit, ...] = ()  # by whose worth each answer goes
 
 
 def calls_of(trajectory: Trajectory, selection: Selection) -> tuple[Call, ...]:
     """Every call of a trajectory and what can be said of it without its worth."""
     calls = []
+    taken = taken_choices(trajectory.transitions)
+    judged = {(r.transition_id, r.choice) for r in trajectory.rewards if r.choice is not None}
     for transition in trajectory.transitions:
         agent = agent_of(trajectory, transition)
         reason = transition_exclusion(transition, selection)
         if reason is None and selection.is_off(agent):
             reason = Exclusion.AGENT_OFF
-        answers = tuple(
-            choice_exclusion(transition, choice, selection)
-            for choice in (transition.choices if reason is None else ())
-        )
-        calls.append(Call(transition.id, agent, reason, answers))
+        answers: list[Exclusion | None] = []
+        units: list[Unit] = []
+        for choice in transition.choices if reason is None else ():
+            is_judged = (transition.id, choice.index) in judged
+            is_taken = taken.get(transition.id, choice.index) == choice.index
+            unpicked = None if is_judged or is_taken else Exclusion.UNPICKED
+            answers.append(choice_exclusion(transition, choice, selection) or unpicked)
+            units.append((agent, transition.id, choice.index) if is_judged else agent)
+        calls.append(Call(transition.id, agent, reason, tuple(answers), tuple(units)))
     return tuple(calls)
 
 
@@ -178,8 +197,8 @@ def samples_of(
         return [], Counter((reason,))
     calls = calls_of(trajectory, selection)
     worths = {
-        agent: worth_of(trajectory, agent, selection.composition_of(agent), dropped)
-        for agent in {call.agent for call in calls}
+        unit: weigh(said, selection.composition_of(agent_in(unit)), dropped)
+        for unit, said in said_by_unit(trajectory, units_of(calls)).items()
     }
     samples = list(samples_from(trajectory, calls, worths, selection))
     return samples, exclusions(calls, worths, selection)
@@ -188,29 +207,37 @@ def samples_of(
 def samples_from(
     trajectory: Trajectory,
     calls: Sequence[Call],
-    worths: Mapping[str | None, Worth],
+    worths: Mapping[Unit, Worth],
     selection: Selection,
 ) -> Iterator[Sample]:
     """The samples of a trajectory whose calls were looked at."""
     for step, (call, transition) in enumerate(zip(calls, trajectory.transitions, strict=True)):
-        if call.reason is None and worth_exclusion(worths[call.agent], selection) is None:
-            for choice, reason in zip(transition.choices, call.answers, strict=True):
-                if reason is None:
-                    yield _sample(trajectory, step, choice, worths[call.agent], selection)
+        if call.reason is not None:
+            continue
+        for choice, reason, unit in zip(transition.choices, call.answers, call.units, strict=True):
+            if reason is None and worth_exclusion(worths[unit], selection) is None:
+                is_alone = isinstance(unit, tuple)
+                yield _sample(trajectory, step, choice, worths[unit], selection, is_alone=is_alone)
 
 
 def exclusions(
-    calls: Iterable[Call], worths: Mapping[str | None, Worth], selection: Selection
+    calls: Iterable[Call], worths: Mapping[Unit, Worth], selection: Selection
 ) -> Counter[Exclusion]:
     """How many calls and answers were left out, by reason."""
     found: Counter[Exclusion] = Counter()
     for call in calls:
-        reason = call.reason or worth_exclusion(worths[call.agent], selection)
-        if reason is not None:
-            found[reason] += 1
-        else:
-            found.update(reason for reason in call.answers if reason is not None)
+        if call.reason is not None:
+            found[call.reason] += 1
+            continue
+        for reason, unit in zip(call.answers, call.units, strict=True):
+            if (why := reason or worth_exclusion(worths[unit], selection)) is not None:
+                found[why] += 1
     return found
+
+
+def units_of(calls: Iterable[Call]) -> set[Unit]:
+    """All by whose worth anything goes."""
+    return {unit for call in calls for unit in (call.agent, *call.units)}
 
 
 def trajectory_exclusion(trajectory: Trajectory, selection: Selection) -> Exclusion | None:
@@ -279,7 +306,13 @@ def start_of(transition: Transition, choice: Choice, selection: Selection) -> in
 
 
 def _sample(
-    trajectory: Trajectory, step: int, choice: Choice, worth: Worth, selection: Selection
+    trajectory: Trajectory,
+    step: int,
+    choice: Choice,
+    worth: Worth,
+    selection: Selection,
+    *,
+    is_alone: bool,
 ) -> Sample:
     transition = trajectory.transitions[step]
     cut = start_of(transition, choice, selection)
@@ -299,8 +332,9 @@ def _sample(
         has_ratio=not cut and has_ratio(transition.sampling),
         is_constrained=not cut and is_only_constrained(transition.sampling),
         cut=cut,
+        choice=choice.index if is_alone else None,
         step=step,
-        calls_to_go=len(trajectory.transitions) - 1 - step,
+        calls_to_go=0 if is_alone else len(trajectory.transitions) - 1 - step,
         anchor=anchor_of(transition),
         rollout=transition.rollout,
         ask=propensity_of(trajectory.transitions),

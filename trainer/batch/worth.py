@@ -7,7 +7,7 @@ is left out and only one agent took part, the reward is the stored one.
 """
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from trajectories.composition import AIR, FEEDBACK, Composition, compose
@@ -15,6 +15,7 @@ from trajectories.model import Reward, Trajectory, Transition
 
 _UNCLAMPED = (-1.0, 1.0)
 _PEOPLE = FEEDBACK + "human"
+_ITS_OWN = {"transition_id": None, "choice": None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,9 @@ def agent_of(trajectory: Trajectory, transition: Transition) -> str | None:
     return None if is_named else trajectory.agent
 
 
+Unit = str | tuple[str | None, str, int] | None  # an agent, or one of its choices: call, index
+
+
 @dataclass(frozen=True, slots=True)
 class Said:
     """What was said of one agent's part of a trajectory, and the signals that fired in it."""
@@ -55,18 +59,33 @@ def said_of(trajectory: Trajectory, agent: str | None) -> Said:
         for transition in trajectory.transitions
         if agent_of(trajectory, transition) != agent
     }
-    own = tuple(reward for reward in trajectory.rewards if reward.transition_id not in foreign)
+    own = tuple(
+        reward
+        for reward in trajectory.rewards
+        if reward.transition_id not in foreign and reward.choice is None
+    )
     return Said(own, len(own) == len(trajectory.rewards), trajectory.reward)
 
 
-def worth_of(
-    trajectory: Trajectory,
-    agent: str | None,
-    composition: Composition,
-    dropped: frozenset[str] = frozenset(),
-) -> Worth:
-    """The worth of `agent`'s part; `dropped` are ids of rewards to leave out."""
-    return weigh(said_of(trajectory, agent), composition, dropped)
+def said_of_choice(trajectory: Trajectory, call: str, choice: int) -> Said:
+    """What was said of one of several answers by itself, as of a trajectory of its own."""
+    own = [r for r in trajectory.rewards if r.transition_id == call and r.choice == choice]
+    return Said(tuple(reward.model_copy(update=_ITS_OWN) for reward in own), False, None)
+
+
+def said_by_unit(trajectory: Trajectory, units: Iterable[Unit]) -> dict[Unit, Said]:
+    """What was said of each of these."""
+    return {
+        unit: said_of_choice(trajectory, *unit[1:])
+        if isinstance(unit, tuple)
+        else said_of(trajectory, unit)
+        for unit in set(units)
+    }
+
+
+def agent_in(unit: Unit) -> str | None:
+    """Whose it is."""
+    return unit[0] if isinstance(unit, tuple) else unit
 
 
 def weigh(said: Said, composition: Composition, dropped: frozenset[str] = frozenset()) -> Worth:

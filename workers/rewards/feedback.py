@@ -7,6 +7,7 @@ the end is `compose`'s business.
 
 from collections.abc import Iterable
 
+from trajectories.choices import taken_choices
 from trajectories.ids import derived_id
 from trajectories.model import Feedback, FeedbackSource, Reward, Trajectory
 from trajectories.standing import standing_votes
@@ -18,13 +19,23 @@ def feedback_rewards(trajectory: Trajectory, votes: Iterable[Feedback]) -> list[
     """One reward for each vote with a value, in the order of their ids.
 
     Only votes that stand count. A vote on a transition that has expired, or that a retry
-    replaced, is left out: what it was about is gone. The id is made of the vote's own id,
-    so that a changed mind is another reward and a replay is not.
+    replaced, is left out: what it was about is gone; so is one on a choice that there is not.
+    A vote on the choice that was taken is one on the call. The id is made of the vote's own
+    id, so that a changed mind is another reward and a replay is not.
     """
     rewards = []
+    calls = {transition.id: transition for transition in trajectory.transitions}
+    taken = taken_choices(trajectory.transitions)
     for vote in standing_votes(trajectory.transitions, votes):
         if vote.reward is None:
             continue
+        choice = None
+        if vote.choice is not None:
+            call = calls[vote.transition_id or ""]
+            if vote.choice not in {entry.index for entry in call.choices}:
+                continue
+            is_taken = len(call.choices) == 1 or vote.choice == taken.get(call.id)
+            choice = None if is_taken else vote.choice
         source = source_name(vote.source)
         parts = (trajectory.id, vote.transition_id or "", vote.name, source, vote.id)
         rewards.append(
@@ -32,6 +43,7 @@ def feedback_rewards(trajectory: Trajectory, votes: Iterable[Feedback]) -> list[
                 id=derived_id("rw", *parts),
                 trajectory_id=trajectory.id,
                 transition_id=vote.transition_id,
+                choice=choice,
                 name=vote.name,
                 source=source,
                 value=vote.reward,

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from tests.trainer.records import a_sample, a_selection, a_trajectory, a_transition, make_trainable
 from trainer.batch.batching import Demand, look, require, selection_for, shortages_of, sort_out
 from trainer.batch.corrections import answer_in, corrections_of
-from trainer.batch.pairs import Pair, answer_of, pairs_among, worth_of_call
+from trainer.batch.pairs import Pair, answer_of, pairs_among
 from trainer.batch.samples import Correction, Exclusion, Sample, samples_of
 from trajectories.model import Choice, Feedback, Reward, Trajectory
 from trajectories.settings import Settings
@@ -32,30 +32,26 @@ def test_the_same_prompt_answered_twice_is_a_pair_if_one_was_better() -> None:
     assert pairs(good, bad.model_copy(update={"tenant": "other"})) == []
 
 
-def test_what_is_said_of_a_call_is_said_of_all_its_choices_so_they_are_no_pair() -> None:
+def test_choices_of_a_call_are_a_pair_where_each_was_judged_by_itself() -> None:
     choices = [
         Choice(index=n, token_ids=(7 + n,), logprobs=(-1.0,), finish_reason="stop") for n in (0, 1)
     ]
     call = a_transition("t1", choices=tuple(choices))
-    said = Reward(
-        id="r1",
-        trajectory_id="t1",
-        transition_id=call.id,
-        name="reward",
-        source="feedback:human:ann",
-        value=-1.0,
-    )
-    record = a_trajectory("t1", -1.0, transitions=(call,), rewards=(said,))
+    said = [
+        Reward(
+            id=f"r{choice}",
+            trajectory_id="t1",
+            transition_id=call.id,
+            choice=choice,
+            name="reward",
+            source="feedback:human:ann",
+            value=value,
+        )
+        for choice, value in ((0, -1.0), (1, 1.0))
+    ]
+    record = a_trajectory("t1", 0.0, transitions=(call,), rewards=tuple(said))
     first, second = samples_of(record, a_selection())[0]
-    assert worth_of_call(first) == worth_of_call(second) == -1.0
-    assert pairs(first, second) == []
-
-
-def test_what_the_end_was_worth_says_nothing_of_a_call_in_the_middle() -> None:
-    middle = a_sample("default/t1", 1.0, calls_to_go=2)
-    assert worth_of_call(middle) is None
-    assert worth_of_call(middle.model_copy(update={"votes": ((0, 0.5), (2, 1.0))})) == 0.5
-    assert worth_of_call(a_sample("default/t1", 1.0)) == 1.0
+    assert pairs(first, second) == [Pair(better=1, worse=0)]
 
 
 @given(st.lists(st.tuples(st.integers(0, 2), st.sampled_from([-1.0, 0.0, 1.0])), max_size=20))
@@ -102,18 +98,18 @@ def asked(name: str = "t1", **changes: object) -> Trajectory:
 
 def test_a_correction_is_of_the_call_it_names_or_of_the_last_one() -> None:
     found = corrections_of(asked(), [a_vote()])
-    assert found.keys() == {"t1-1"}
-    assert found["t1-1"] == Correction(
+    assert found.keys() == {"t1-1/0"}
+    assert found["t1-1/0"] == Correction(
         messages=({"role": "user", "content": "hi"},),
         answer={"role": "assistant", "content": "better"},
         tools=({"type": "function"},),
     )
     named = a_vote(trajectory_id=None, response_id="r0")
-    assert corrections_of(asked(), [named]).keys() == {"t1-0"}
+    assert corrections_of(asked(), [named]).keys() == {"t1-0/0"}
     by_step = a_vote(transition_id="t1-0")
     later = a_vote(id="f2", transition_id="t1-0", received_at=2.0, correction="best")
     both = corrections_of(asked(), [later, by_step])
-    assert both["t1-0"].answer["content"] == "best", "the last word counts"
+    assert both["t1-0/0"].answer["content"] == "best", "the last word counts"
     assert not corrections_of(asked(), [a_vote(retracted_at=3.0)])
     assert not corrections_of(asked(), [a_vote(trajectory_id=None, response_id="gone")])
 

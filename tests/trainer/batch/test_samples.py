@@ -76,11 +76,10 @@ def test_sft_takes_greedy_and_old_answers_but_only_successes() -> None:
     assert samples_of(a_trajectory(reward=0.0), sft) == ([], {Exclusion.NOT_POSITIVE: 1})
 
 
-def test_every_choice_of_every_transition_is_a_sample_with_the_same_reward() -> None:
-    two = tuple(Choice(index=i, token_ids=(4,), logprobs=(-1.0,)) for i in range(2))
-    transitions = (a_transition("t1", choices=two), a_transition("t1", number=1))
+def test_every_transition_is_a_sample_with_the_same_reward() -> None:
+    transitions = (a_transition("t1"), a_transition("t1", number=1))
     samples, _ = samples_of(a_trajectory(reward=0.5, transitions=transitions), a_selection())
-    assert [sample.id for sample in samples] == ["t1-0/0", "t1-0/1", "t1-1/0"]
+    assert [sample.id for sample in samples] == ["t1-0/0", "t1-1/0"]
     assert {sample.reward for sample in samples} == {0.5}
 
 

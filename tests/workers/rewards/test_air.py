@@ -8,7 +8,7 @@ import pytest
 
 from tests.workers.records import WEATHER, call, transition
 from trajectories.errors import SettingsError
-from trajectories.model import Outcome, Trajectory, Transition
+from trajectories.model import Choice, Outcome, Trajectory, Transition
 from trajectories.settings import AgentSettings, RewardSettings
 from workers.rewards.air import air_rewards, air_rules
 from workers.rewards.signals import SIGNALS
@@ -328,3 +328,38 @@ def test_the_page_lists_every_signal_with_its_version_and_value() -> None:
     page = (Path(__file__).parents[3] / "docs" / "air.md").read_text()
     rows = re.findall(r"^\| `(\w+)` \| (\d+) \| (-?[\d.]+)", page, flags=re.MULTILINE)
     assert rows == [(signal.name, str(signal.version), f"{signal.default:g}") for signal in SIGNALS]
+
+
+def several(number: int, *answers: dict[str, Any], **request: Any) -> Transition:
+    """A call with several choices."""
+    made = transition(number, tools=[WEATHER], **request)
+    found = tuple(
+        Choice(index=n, message={"role": "assistant", "content": None, **answer})
+        for n, answer in enumerate(answers)
+    )
+    return made.model_copy(update={"choices": found})
+
+
+def fired_by_choice(*transitions: Transition) -> list[tuple[str, int | None, str]]:
+    trajectory = Trajectory(id="traj_a", started_at=0, updated_at=0, transitions=transitions)
+    rewards = air_rewards(trajectory, RULES)
+    assert len({reward.id for reward in rewards}) == len(rewards)
+    return [(str(r.transition_id)[-1], r.choice, r.name) for r in rewards]
+
+
+def test_each_of_several_choices_answers_for_itself() -> None:
+    broken = {"tool_calls": [call("get_weather", "city=Seoul")]}
+    call_of_two = several(0, {"tool_calls": [GOOD]}, broken)
+    assert fired_by_choice(call_of_two) == [("0", 1, "tool_call_unparsable")]
+    after = transition(1, content="Sunny.", messages=answered('{"sky":"clear"}'), tools=[WEATHER])
+    assert fired_by_choice(call_of_two, after) == [("0", 1, "tool_call_unparsable")]
+
+
+def test_a_fault_of_the_choice_that_was_taken_is_the_calls() -> None:
+    broken = {"tool_calls": [call("get_weather", "city=Seoul")]}
+    messages = answered("error: no such city")
+    messages[1]["tool_calls"] = broken["tool_calls"]
+    after = transition(1, content="Sorry.", messages=messages, tools=[WEATHER])
+    found = fired_by_choice(several(0, {"tool_calls": [GOOD]}, broken), after)
+    assert ("0", None, "tool_call_unparsable") in found
+    assert not [name for number, choice, name in found if choice is not None]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tests.workers.records import transition, vote
 from trajectories.composition import Composition, Outcome, compose
-from trajectories.model import Feedback, Reward, Trajectory
+from trajectories.model import Choice, Feedback, Reward, Trajectory
 from trajectories.settings import AgentSettings, RewardSettings
 from workers.rewards.feedback import feedback_rewards, source_name
 
@@ -237,3 +237,42 @@ def test_the_final_reward_is_in_range_and_does_not_depend_on_order(
     random.shuffle(rewards)  # type: ignore[attr-defined]
     again = compose(rewards, composition)
     assert repr(again) == repr(outcome), "to the last bit"
+
+
+def of_two(number: int) -> Any:
+    made = transition(number)
+    answers = [{"role": "assistant", "content": text} for text in ("a", "b")]
+    choices = tuple(Choice(index=n, message=answer) for n, answer in enumerate(answers))
+    return made.model_copy(update={"choices": choices})
+
+
+def rewards_of(trajectory: Trajectory, *votes: tuple[int, float]) -> list[Reward]:
+    made = [
+        vote(value, response=ONE).model_copy(update={"choice": choice, "id": f"f{choice}"})
+        for choice, value in votes
+    ]
+    return feedback_rewards(trajectory, made)
+
+
+def test_votes_on_choices_stand_side_by_side_and_are_the_outcome_where_they_are_all() -> None:
+    session = TRAJECTORY.model_copy(update={"transitions": (of_two(0),)})
+    rewards = rewards_of(session, (0, 1.0), (1, -0.5), (7, 1.0))
+    assert sorted((r.choice, r.value) for r in rewards) == [(0, 1.0), (1, -0.5)]
+    assert compose(rewards).final == 0.25
+    whole_one = rewards[0].model_copy(update={"id": "w", "choice": None, "value": -1.0})
+    outcome = compose([*rewards, whole_one])
+    assert outcome.final == -1.0
+    assert outcome.breakdown is not None
+    assert set(outcome.breakdown.left_out.values()) == {"target"}
+
+
+def test_a_vote_on_the_choice_that_was_taken_is_one_on_the_call() -> None:
+    said = {"role": "assistant", "content": "b"}
+    asked = {"role": "user", "content": "weather in Seoul?"}
+    after = transition(1, content="c", messages=[asked, said, asked])
+    session = TRAJECTORY.model_copy(update={"transitions": (of_two(0), after)})
+    rewards = rewards_of(session, (0, 1.0), (1, -0.5))
+    assert sorted((r.value, r.choice) for r in rewards) == [(-0.5, None), (1.0, 0)]
+    assert compose(rewards).final == -0.5
+    (only,) = rewards_of(TRAJECTORY, (0, 1.0))
+    assert only.choice is None, "a single answer needs no number"
