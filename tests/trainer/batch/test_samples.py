@@ -33,7 +33,7 @@ def test_a_sample_carries_the_logged_ids_and_logprobs() -> None:
     [
         ({"policy": None}, Exclusion.FOREIGN_MODEL),
         ({"policy": "other"}, Exclusion.FOREIGN_MODEL),
-        ({"policy_version": None}, Exclusion.FOREIGN_MODEL),
+        ({"policy_version": None}, Exclusion.MIXED),
         ({"is_trainable": False}, Exclusion.OPTED_OUT),
         ({"outcome": Outcome.INCOMPLETE}, Exclusion.INCOMPLETE),
         ({"outcome": Outcome.DISCONNECTED}, Exclusion.DISCONNECTED),
