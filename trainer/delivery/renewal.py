@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 
 CHANGING = "changing"  # what an engine calls its weights while they are nobody's
 RELOAD_SECONDS = 600.0  # of a large model from a slow disk
+REST = 9.0  # after a pause that was given up calls go on for so many times as long
 POLL_SECONDS = 0.05
 SILENCE_SECONDS = 2.0  # how long a gateway that has not reported yet is waited for
 MOST_DEATHS = 2  # of one engine from one version, before that one is refused
@@ -58,6 +59,7 @@ class Renewal:
         self._clock = clock
         self._passed: set[tuple[object, ...]] = set()  # what the gate has seen, and let through
         self._mend_at: dict[str, float] = {}
+        self._pause_at: dict[str, float] = {}
         self._deaths: Counter[tuple[str, int]] = Counter()  # of an engine, from which version
 
     def may_mend(self, engine: Engine) -> bool:
@@ -133,12 +135,15 @@ class Renewal:
 
     def _pause(self, engine: Engine, entry: PolicyVersion) -> None:
         """Have an engine hold its calls, and nobody stamp them. Raises EngineUnavailable."""
+        if (seconds := self._pause_at.get(engine.url, 0.0) - self._clock()) > 0:
+            raise EngineUnavailable(f"{engine.url} is asked to pause again in {seconds:.0f} s")
         before = self._registry.snapshot().weights.get(engine.url)
         self._note(engine, None, wanted=entry.version)
         try:
             engine.pause(self._pause_seconds)
         except EngineError as error:
             self._resume(engine)
+            self._pause_at[engine.url] = self._clock() + REST * self._pause_seconds
             if before is not None and before.version is not None:
                 self._note(engine, before.version, wanted=before.wanted)  # nothing has changed
             raise EngineUnavailable(

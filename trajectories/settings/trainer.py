@@ -228,7 +228,7 @@ class TrainerSettings(Section):
         120, gt=0, description="Longest wait for running trajectories before a version retires"
     )
     pause_seconds: float = Field(
-        120,
+        60,
         gt=0,
         description="Longest wait for running calls before an engine's own weights are exchanged",
     )

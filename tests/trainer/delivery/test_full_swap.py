@@ -206,6 +206,8 @@ def test_calls_that_do_not_end_are_not_waited_for_for_ever(house: House) -> None
     with pytest.raises(EngineUnavailable, match=r"trainer.pause_seconds"):
         house.swap.prove(entry)
     assert house.noted() == [0, 0], "nothing has changed, and it is stamped again"
+    with pytest.raises(EngineUnavailable, match="again in 1 s"):
+        house.swap.prove(entry)
     house.engines[0].pause_seconds = 0.0
     time.sleep(0.7)
     house.restart()
