@@ -25,8 +25,8 @@ from trajectories.resources import Kind, PolicyVersion, VersionState
 logger = logging.getLogger(__name__)
 
 DEV_MODE = (
-    "trainer.weights = full needs vLLM's routes for it, which {url} does not have: start it with"
-    " VLLM_SERVER_DEV_MODE=1, or set trainer.weights = lora"
+    "trainer.weights = full needs vLLM's routes for it, which {url} does not have: start it (0.32"
+    " has them) with VLLM_SERVER_DEV_MODE=1, or set trainer.weights = lora"
 )
 
 
