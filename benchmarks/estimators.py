@@ -7,12 +7,12 @@
 A transformer of 25,000 weights is brought up on right and wrong answers to eight
 kinds of questions, and learns from its own traffic with our samples, advantages
 and loss, in this process. Accuracy is the exact chance of a right answer over
-questions that traffic never asks: nothing is sampled for it. Five questions:
+questions that traffic never asks: nothing is sampled for it. Six questions:
 what a reward is held against; what is done about a log that others wrote; how
 credit is spread over calls; what is done about missing rewards; which algorithm
-learns most from equal sessions. Each table and seed has a file in
-docs/measurements/estimators, written anew after each arm: a run that broke off
-goes on with the arm it was at.
+learns most from equal sessions; what further answers to recorded prompts add.
+Each table and seed has a file in docs/measurements/estimators, written anew
+after each arm: a run that broke off goes on with the arm it was at.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 MEASUREMENTS = Path(__file__).parent.parent / "docs" / "measurements" / "estimators"
-TABLES = ("baselines", "corrections", "credits", "missing", "algorithms")
+TABLES = ("baselines", "corrections", "credits", "missing", "algorithms", "siblings")
 Job = tuple[str, str, Callable[[Any, int], dict[str, object]]]  # world, arm, what runs it
 
 
@@ -85,7 +85,14 @@ def measure(out: Path, seeds: list[int], tables: list[str], *, is_quick: bool = 
 
 def jobs(table: str, *, is_quick: bool = False) -> Iterator[Job]:
     """The arms of a table in their order."""
-    from benchmarks.estimator_bench import algorithms, baselines, corrections, credits, missing
+    from benchmarks.estimator_bench import (
+        algorithms,
+        baselines,
+        corrections,
+        credits,
+        missing,
+        siblings,
+    )
 
     if table == "baselines":
         size = baselines.Size(1, 64) if is_quick else baselines.Size()
@@ -131,6 +138,15 @@ def jobs(table: str, *, is_quick: bool = False) -> Iterator[Job]:
                     lambda base, seed, p=place, a=course: algorithms.run(
                         p, a, base, seed, sessions
                     ),
+                )
+    elif table == "siblings":
+        little = siblings.Size(1, 16) if is_quick else siblings.Size()
+        for world in siblings.WORLDS:
+            for name, kind in siblings.ARMS.items():
+                yield (
+                    world,
+                    name,
+                    lambda base, seed, w=world, k=kind: siblings.run(w, k, base, seed, little),
                 )
 
 

@@ -30,6 +30,7 @@ def tables(found: Results) -> dict[str, str]:
         "credits": _credits,
         "missing": _missing,
         "algorithms": _algorithms,
+        "siblings": _siblings,
     }
     return {name: "\n".join(makers[name](seeds)) for name, seeds in found.items() if seeds}
 
@@ -69,19 +70,26 @@ def _row(*cells: str) -> str:
 
 
 def _baselines(seeds: dict[str, Any]) -> Iterator[str]:
-    yield _row(
-        "advantage", "plain: after 2 rounds", "last", "offsets: after 2 rounds", "last", "seeds"
-    )
+    yield from _two_worlds(seeds, "advantage", 2)
+
+
+def _siblings(seeds: dict[str, Any]) -> Iterator[str]:
+    yield from _two_worlds(seeds, "what a round has", 5)
+
+
+def _two_worlds(seeds: dict[str, Any], title: str, rounds: int) -> Iterator[str]:
+    after = f"after {rounds} rounds"
+    yield _row(title, f"plain: {after}", "last", f"offsets: {after}", "last", "seeds")
     yield "|---|---|---|---|---|---|"
     offsets = _arms(seeds, "offsets")
     for name, plain in _arms(seeds, "plain").items():
         moved = offsets.get(name, plain)
-        second = min(2, len(plain[0]["curve"]) - 1)
+        early = min(rounds, len(plain[0]["curve"]) - 1)
         yield _row(
             name,
-            f"{mean(_at(plain, second)):.3f}",
+            f"{mean(_at(plain, early)):.3f}",
             _range(_at(plain, -1)),
-            f"{mean(_at(moved, second)):.3f}",
+            f"{mean(_at(moved, early)):.3f}",
             _range(_at(moved, -1)),
             str(len(moved)),
         )
