@@ -83,6 +83,7 @@ class FakeVLLM:
     chunks_sent: int = 0
     running: int = 0
     waiting: int = 0  # as /metrics tells it
+    looks: int = 0  # at /metrics
     cancelled: int = 0
     url: str = ""
     gate: "threading.Semaphore | None" = None
@@ -165,6 +166,7 @@ class FakeVLLM:
         return web.Response()
 
     async def _metrics(self, _: web.Request) -> web.Response:
+        self.looks += 1
         labels = f'{{engine="0",model_name="{self.base_model}"}}'
         found = {"running": self.running, "waiting": self.waiting}
         lines = [f"vllm:num_requests_{name}{labels} {count:.1f}" for name, count in found.items()]
