@@ -54,10 +54,12 @@ class Engine:
 
     def is_healthy(self) -> bool:
         """Whether the engine says that it can serve."""
-        try:
-            return self._client.get("/health", timeout=CONNECT_SECONDS).is_success
-        except httpx2.HTTPError:
-            return False
+        for _ in range(2):  # a server that failed a request may have closed the connection with it
+            try:
+                return self._client.get("/health", timeout=CONNECT_SECONDS).is_success
+            except httpx2.HTTPError:
+                continue
+        return False
 
     def models(self) -> set[str]:
         """The names it serves: the base model and every loaded adapter."""
