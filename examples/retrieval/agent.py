@@ -32,8 +32,8 @@ connections = httpx.AsyncClient(timeout=120)  # shared: a TLS context for each s
 archive = Archive()
 
 
-# Not strict: an engine holds strict calls to their schema by a grammar, and tokens that were
-# chosen under one have no importance ratio (docs/learning.md).
+# Not strict: the figures were measured so. An engine holds strict calls to their schema by a
+# grammar, and of these only what it left to the model is learned from (docs/inference.md).
 @function_tool(strict_mode=False)
 def search(query: str) -> str:
     """Finds the two documents of the archive that fit the words best."""

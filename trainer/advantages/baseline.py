@@ -74,21 +74,22 @@ def comparison(
 
 
 def joined_calls(
-    samples: Iterable[Sample], groups: Mapping[str, Group]
+    samples: Sequence[Sample], groups: Mapping[str, Group]
 ) -> dict[str, tuple[str, Group]]:
     """Recorded calls with siblings of the same version, where their part is in another group.
 
     That is so where a later call of a trajectory was answered anew: up to there
     nothing was chosen otherwise, so only what it said is held against them.
     """
-    samples = list(samples)
     of_call = {
         (sample.rollout, groups[sample.part][-1]): groups[sample.part]
         for sample in samples
         if sample.rollout is not None
     }
-    found = {}
-    for sample in samples:
+    found: dict[str, tuple[str, Group]] = {}
+    if not of_call:
+        return found
+    for sample in samples:  # read once more: a round may be larger than memory
         group = of_call.get((sample.id.rpartition("/")[0], sample.version))
         if group is not None and groups[sample.part] != group:
             found[sample.id] = sample.part, group
