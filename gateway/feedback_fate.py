@@ -26,6 +26,8 @@ def training_of(
         return _ignored("policy")
     if transition.policy_version is None:
         return _ignored("mixed")
+    if vote.choice is not None and all(c.index != vote.choice for c in transition.choices):
+        return _ignored("choice")
     if vote.reward is None:
         return QUEUED  # a correction needs no tokens of the answer
     if not any(choice.is_aligned for choice in transition.choices):

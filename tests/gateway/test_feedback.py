@@ -378,6 +378,8 @@ def test_what_training_will_make_of_a_vote_is_said(running: Running) -> None:
     assert fate(response_id=response_id, value=7) == ("ignored", "no_range")
     assert fate(response_id=response_id, comment="so so") == ("ignored", "no_value")
     assert fate(response_id=response_id, correction="say this") == ("queued", None)
+    assert fate(response_id=response_id, choice=0, value=1) == ("queued", None)
+    assert fate(response_id=response_id, choice=1, value=1) == ("ignored", "choice")
     assert fate(response_id=quiet, value=1) == ("ignored", "opted_out")
     assert fate(response_id="chatcmpl-unknown", value=1) == (None, None)
     # The policy has moved on.
