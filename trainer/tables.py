@@ -46,6 +46,9 @@ def calls_table(batch: Batch) -> Table:
     if batch.samples.cut:
         table.add_row("of these with a part of their context", f"{batch.samples.cut:,}",
                       "the rest was cut from the left: trainer.cut_context")  # fmt: skip
+    if batch.samples.constrained:
+        table.add_row("of these under a grammar", f"{batch.samples.constrained:,}",
+                      "GRPO learns from what it left to the model: docs/inference.md")  # fmt: skip
     saved: Saving = saving(merge(batch.samples))
     table.add_row("tokens when calls that go on are merged", f"{saved.merged:,}",
                   f"{saved.share:.0%} saved")  # fmt: skip

@@ -14,7 +14,7 @@ from trainer.batch.samples import Exclusion
 from trainer.dry import show_round
 from trainer.tables import whole
 from trajectories.connection import Redis
-from trajectories.model import Choice, Outcome, Trajectory
+from trajectories.model import Choice, Outcome, Sampling, Trajectory
 from trajectories.settings import Settings
 from trajectories.store import Store, TrajectoryRef
 
@@ -119,3 +119,12 @@ def test_it_says_how_many_calls_lost_a_part_of_their_context() -> None:
     left_out = sort_out(pairs, a_selection(needs_ratio=False))
     assert re.search(r"left out: too_long +│ +1 │", shown(left_out))
     assert "part of their context" not in shown(left_out)
+
+
+def test_it_says_how_many_calls_were_held_by_a_grammar() -> None:
+    held = a_transition("held", sampling=Sampling(is_constrained=True))
+    found = [a_trajectory("held", transitions=(held,)), a_trajectory("free")]
+    pairs = [(TrajectoryRef(t.tenant, t.id), t) for t in found]
+    text = shown(sort_out(pairs, a_selection(takes_constrained=True)))
+    assert re.search(r"of these under a grammar +│ +1 │", text)
+    assert "under a grammar" not in shown(sort_out(pairs[1:], a_selection()))

@@ -46,6 +46,7 @@ class Draft:
     part: str
     tokens: int  # of prompt and answer
     is_cut: bool  # the left of its context is not in it
+    is_constrained: bool  # a grammar had a say in it
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +149,7 @@ class Drafts:
             part=row.part,
             tokens=len(row.prompt_token_ids) + len(row.token_ids),
             is_cut=row.cut > 0,
+            is_constrained=row.is_constrained,
         )
         self._end += len(line)
         return draft
@@ -197,6 +199,11 @@ class DraftedRows(Sequence[Sample]):
     def cut(self) -> int:
         """Rows that have lost the left of their context."""
         return sum(row.draft.is_cut for row in self._rows)
+
+    @property
+    def constrained(self) -> int:
+        """Rows that a grammar had a say in."""
+        return sum(row.draft.is_constrained for row in self._rows)
 
     def parts(self) -> Mapping[str, float]:
         """What each agent's part of a trajectory was worth."""
