@@ -12,7 +12,7 @@ from benchmarks.gateway_bench.errors import BenchmarkError
 from benchmarks.gateway_bench.installing import installed
 from benchmarks.gateway_bench.peers import PEERS, Launch, Place
 from benchmarks.gateway_bench.ports import free_port
-from benchmarks.gateway_bench.rows import DIRECT
+from benchmarks.gateway_bench.rows import DIRECT, LINES
 from benchmarks.gateway_bench.running import Running, started, wait_until_it_answers
 from benchmarks.gateway_bench.wire import compiled, upstream
 
@@ -41,7 +41,7 @@ def open_bench(
     """
     tell("compiling benchmarks/wire.c")
     bench = Bench(compiled(cache))
-    if "ratchet" in names and not is_pure:
+    if not is_pure and not set(LINES).isdisjoint(names):
         tell("compiling Ratchet")
         bench.packages = compiled_packages(cache)
     with ExitStack() as stack:
@@ -74,11 +74,15 @@ def _start(
     if name == DIRECT:
         return Running(DIRECT, upstream_port, Launch(()))
     port = free_port()
-    if name == "ratchet":
+    if name in LINES:
         bench.versions.update(ours.versions(bench.packages))
         return stack.enter_context(
             ours.ratchet(
-                port=port, upstream_port=upstream_port, folder=folder, packages=bench.packages
+                name,
+                port=port,
+                upstream_port=upstream_port,
+                folder=folder,
+                packages=bench.packages,
             )
         )
     tell(f"installing {name}")

@@ -31,6 +31,17 @@ from trajectories.settings import RedisSettings, Settings
 TRIM_SECONDS = 0.25
 RECORD_SECONDS = 60.0
 
+# `ratchet-relay`: the same upstream, but as one that is not ours and is asked for no ids, so that
+# of a JSON answer both ends see the very bytes that they see of the other gateways.
+_RELAY = """\
+[upstreams.other]
+url = "{upstream}"
+
+[routes.policy]
+upstream = "other"
+model = "base"
+"""
+
 
 class Consumer:
     """Stands in for the dispatcher: takes what arrived off the streams, and counts it."""
@@ -86,9 +97,16 @@ class Ratchet(Running):
 
 
 def launch(
-    *, port: int, upstream_port: int, folder: Path, redis_url: str, packages: Path = ROOT
+    name: str = "ratchet",
+    *,
+    port: int,
+    upstream_port: int,
+    folder: Path,
+    redis_url: str,
+    packages: Path = ROOT,
 ) -> Launch:
     """`python -m gateway` with everything on, out of `packages`."""
+    upstream = f"http://127.0.0.1:{upstream_port}"
     return Launch(
         (sys.executable, "-m", "gateway", "--host", "127.0.0.1", "--port", str(port)),
         environment={
@@ -96,12 +114,12 @@ def launch(
             "RATCHET_CONFIG": str(folder / "ratchet.toml"),
             "RATCHET_DATA_DIR": str(folder / "data"),
             "RATCHET_REDIS_URL": redis_url,
-            "RATCHET_UPSTREAM_URL": f"http://127.0.0.1:{upstream_port}",
+            "RATCHET_UPSTREAM_URL": upstream,
             "RATCHET_UPSTREAM_BASE_MODEL": "base",
             "RATCHET_GATEWAY_API_KEY": KEY,
             "RATCHET_GATEWAY_ALIASES": json.dumps(["policy"]),
         },
-        files={"ratchet.toml": ""},
+        files={"ratchet.toml": _RELAY.format(upstream=upstream) if name != "ratchet" else ""},
         model="policy",
     )
 
@@ -127,9 +145,14 @@ def _said(*command: str) -> str:
 
 @contextmanager
 def ratchet(
-    *, port: int, upstream_port: int, folder: Path, packages: Path = ROOT
+    name: str = "ratchet",
+    *,
+    port: int,
+    upstream_port: int,
+    folder: Path,
+    packages: Path = ROOT,
 ) -> Iterator[Ratchet]:
-    """Ratchet and its Redis, running."""
+    """One of our lines and its Redis, running."""
     patient = RedisSettings(timeout_seconds=5)
     server = EmbeddedRedis(Settings(data_dir=folder, redis=patient))
     server.start()
@@ -137,15 +160,16 @@ def ratchet(
         client = connect(server.settings, blocking_seconds=10)
         consumer = Consumer(client)
         plan = launch(
+            name,
             port=port,
             upstream_port=upstream_port,
             folder=folder,
             redis_url=server.settings.url,
             packages=packages,
         )
-        with started("ratchet", plan, port=port, folder=folder) as running:
+        with started(name, plan, port=port, folder=folder) as running:
             try:
-                yield Ratchet("ratchet", port, plan, running.server, consumer)
+                yield Ratchet(name, port, plan, running.server, consumer)
             finally:
                 consumer.stop()
                 client.close()

@@ -54,14 +54,19 @@ to the next, and no session header. The upstream answers as vLLM 0.32 does: 1 KB
 stream of 51 events, either all in one write or each in a write of its own some milliseconds after
 the last.
 
-What is on in each: **Ratchet** checks a key, resolves an alias, works out whose call it is, asks
+What is on in each: **ratchet** checks a key, resolves an alias, works out whose call it is, asks
 the upstream for token ids and log probabilities (so it reads 10 times the bytes of a JSON answer
 that the others read), takes them out again, and records every call to its spool and to a real
-Redis. The run fails when Redis did not get as many records as there were answers, and the CPU time
-is read only after it got them. It runs [compiled](compiled.md), as in its image, unless the command
-says `--pure`. **LiteLLM** checks a key and resolves an alias. The others check and record nothing:
-**nginx** is a plain reverse proxy with connections kept open, **vllm-router** and **smg** balance
-over one upstream, **Portkey** is told by headers where to forward to.
+Redis. **ratchet-relay** is the same with a route to an upstream that is not ours
+([upstreams.md](upstreams.md)), which is asked for no ids: like for like, since of a JSON answer
+every gateway then passes the same bytes (of a stream it asks for the usage); it checks, attributes
+and records as well. The limits for JSON answers are held against that line, those for streams and
+the 300 µs against the one with ids. The other line stands below each without a limit, so that what
+ids cost is seen. The run fails when Redis did not get as many records as there were answers, and
+the CPU time is read only after it got them. It runs [compiled](compiled.md), as in its image,
+unless the command says `--pure`. **LiteLLM** checks a key and resolves an alias. The others check
+and record nothing: **nginx** is a plain reverse proxy with connections kept open, **vllm-router**
+and **smg** balance over one upstream, **Portkey** is told by headers where to forward to.
 
 ## Memory over a long run
 

@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from benchmarks.gateway_bench.rows import LINES
+
 KEY = "sk-benchmark-0123456789abcdef0123456789abcdef"
 
 
@@ -157,4 +159,4 @@ PEERS: dict[str, Callable[[Place], Launch]] = {
     "portkey": portkey,
     "litellm": litellm,
 }
-NAMES = ("direct", "ratchet", *PEERS)
+NAMES = ("direct", *LINES, *PEERS)

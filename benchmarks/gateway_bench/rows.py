@@ -59,8 +59,12 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What we promise: CPU or latency as a share of another's (or in µs), and its limit."""
+    """What we promise: CPU or latency as a share of another's (or in µs), and its limit.
 
+    It is held against the line `ours`; the other line of Ratchet's is shown beside it.
+    """
+
+    ours: str
     other: str | None
     scenario: str
     clients: int
@@ -70,9 +74,10 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """A claim beside what was measured; None where one of the two is missing."""
+    """A claim beside what was measured of a line; None where one of the two is missing."""
 
     claim: Claim
+    line: str
     ours: float | None
     theirs: float | None
 
@@ -85,19 +90,24 @@ class Verdict:
 
     @property
     def holds(self) -> bool | None:
-        return None if self.ratio is None else self.ratio <= self.claim.most
+        """None, too, for the line that the claim is not held against."""
+        if self.ratio is None or self.line != self.claim.ours:
+            return None
+        return self.ratio <= self.claim.most
 
 
+LINES = ("ratchet", "ratchet-relay")  # with token ids and log probabilities, and without
+_IDS, _RELAY = LINES
 CLAIMS = (
-    Claim("vllm-router", "json", 32, "cpu_us", 0.6),
-    Claim("nginx", "json", 32, "cpu_us", 2.5),
-    Claim("portkey", "json", 32, "cpu_us", 1 / 20),
-    Claim("litellm", "json", 32, "cpu_us", 1 / 200),
-    Claim(None, "json", 1, "added_p50_us", 300),
-    Claim("vllm-router", "json", 1, "added_p50_us", 1.0),
-    Claim("vllm-router", "burst", 32, "cpu_us", 0.8),
-    Claim("vllm-router", "paced", 32, "cpu_us", 0.85),
-    Claim("litellm", "paced", 32, "cpu_us", 1 / 25),
+    Claim(_RELAY, "vllm-router", "json", 32, "cpu_us", 0.6),
+    Claim(_RELAY, "nginx", "json", 32, "cpu_us", 2.5),
+    Claim(_RELAY, "portkey", "json", 32, "cpu_us", 1 / 20),
+    Claim(_RELAY, "litellm", "json", 32, "cpu_us", 1 / 200),
+    Claim(_IDS, None, "json", 1, "added_p50_us", 300),
+    Claim(_RELAY, "vllm-router", "json", 1, "added_p50_us", 1.0),
+    Claim(_IDS, "vllm-router", "burst", 32, "cpu_us", 0.8),
+    Claim(_IDS, "vllm-router", "paced", 32, "cpu_us", 0.85),
+    Claim(_IDS, "litellm", "paced", 32, "cpu_us", 1 / 25),
 )
 
 
@@ -168,8 +178,8 @@ def as_sample(visit: Visit) -> dict[str, Any]:
     return asdict(visit)
 
 
-def verdicts(rows: Iterable[Row], *, ours: str = "ratchet") -> list[Verdict]:
-    """Every claim beside what the rows say."""
+def verdicts(rows: Iterable[Row]) -> list[Verdict]:
+    """Every claim beside what the rows say: of the line it is held against, then of the other."""
     found = {(row.gateway, row.scenario, row.clients): row for row in rows}
 
     def value(gateway: str | None, claim: Claim) -> float | None:
@@ -179,7 +189,11 @@ def verdicts(rows: Iterable[Row], *, ours: str = "ratchet") -> list[Verdict]:
         measured = row.cpu_us if claim.figure == "cpu_us" else row.added_p50_us
         return measured.median
 
-    return [Verdict(claim, value(ours, claim), value(claim.other, claim)) for claim in CLAIMS]
+    return [
+        Verdict(claim, line, value(line, claim), value(claim.other, claim))
+        for claim in CLAIMS
+        for line in sorted(LINES, key=lambda line: line != claim.ours)
+    ]
 
 
 def rotated(names: Sequence[str], turn: int) -> list[str]:

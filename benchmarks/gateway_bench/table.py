@@ -85,7 +85,7 @@ def tables(rows: Sequence[Row], missing: Mapping[str, str]) -> list[Table]:
     return found
 
 
-VERDICT_COLUMNS = ("Ratchet's", "divided by that of", "is", "at most", "holds")
+VERDICT_COLUMNS = ("Ratchet's", "line", "divided by that of", "is", "at most", "holds")
 
 
 def verdict_cells(rows: Sequence[Row]) -> list[list[str]]:
@@ -99,10 +99,11 @@ def verdict_cells(rows: Sequence[Row]) -> list[list[str]]:
             lines.append(
                 [
                     f"{names[claim.figure]}, {claim.scenario} x {claim.clients}",
+                    verdict.line,
                     claim.other or "nobody",
                     f"{verdict.ratio:.3g}{unit}",
-                    f"{claim.most:.3g}{unit}",
-                    "yes" if verdict.holds else "no",
+                    f"{claim.most:.3g}{unit}" if verdict.holds is not None else "",
+                    {True: "yes", False: "no", None: ""}[verdict.holds],
                 ]
             )
     return lines

@@ -59,6 +59,24 @@ def test_ratchet_runs_with_settings_that_it_takes(
     assert launch.model in settings.gateway.aliases
     assert settings.redis.url == "unix:///r.sock"
     assert settings.upstream.url == "http://127.0.0.1:2"
+    assert not settings.upstreams
+
+
+def test_the_relay_leads_to_the_same_upstream_and_is_asked_for_no_ids(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launch = ours.launch(
+        "ratchet-relay", port=1, upstream_port=2, folder=tmp_path, redis_url="unix:///r.sock"
+    )
+    (tmp_path / "ratchet.toml").write_text(launch.files["ratchet.toml"])
+    for name, value in launch.environment.items():
+        monkeypatch.setenv(name, value)
+
+    settings = load_settings()
+
+    (upstream,) = settings.upstreams.values()
+    assert (upstream.kind, upstream.url) == ("openai", "http://127.0.0.1:2")
+    assert settings.routes[launch.model].upstream in settings.upstreams
 
 
 def test_ratchet_is_run_from_where_it_was_compiled(tmp_path: Path) -> None:

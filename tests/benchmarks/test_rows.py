@@ -90,10 +90,12 @@ def test_a_sample_can_be_read_back() -> None:
 
 
 def test_a_claim_holds_when_the_ratio_is_within_its_limit() -> None:
+    relay = replace(OURS, gateway="ratchet-relay")
     router = replace(OURS, gateway="vllm-router", cpu_us=60)
     nginx = replace(OURS, gateway="nginx", cpu_us=10)
 
-    found = {verdict.claim: verdict for verdict in verdicts(rows_of([DIRECT, OURS, router, nginx]))}
+    told = verdicts(rows_of([DIRECT, relay, router, nginx]))
+    found = {verdict.claim: verdict for verdict in told if verdict.line == verdict.claim.ours}
 
     of = {(claim.other, claim.scenario): found[claim] for claim in CLAIMS}
     assert (of["vllm-router", "json"].ratio, of["nginx", "json"].ratio) != (None, None)
@@ -109,11 +111,22 @@ def test_a_claim_against_a_missing_gateway_is_neither_held_nor_broken() -> None:
     assert verdict_cells(rows_of([DIRECT, OURS])) == []
 
 
+def test_the_line_that_a_claim_is_not_held_against_stands_beside_it_without_a_limit() -> None:
+    dearer = replace(OURS, cpu_us=70)
+    relay = replace(OURS, gateway="ratchet-relay")
+    router = replace(OURS, gateway="vllm-router", cpu_us=60)
+
+    assert verdict_cells(rows_of([DIRECT, dearer, relay, router])) == [
+        ["CPU, json x 32", "ratchet-relay", "vllm-router", "0.5", "0.6", "yes"],
+        ["CPU, json x 32", "ratchet", "vllm-router", "1.17", "", ""],
+    ]
+
+
 def test_the_claim_without_another_gateway_is_about_microseconds() -> None:
     alone = [replace(DIRECT, clients=1), replace(OURS, clients=1)]
 
     assert verdict_cells(rows_of(alone)) == [
-        ["added p50, json x 1", "nobody", "80 µs", "300 µs", "yes"]
+        ["added p50, json x 1", "ratchet", "nobody", "80 µs", "300 µs", "yes"]
     ]
 
 
