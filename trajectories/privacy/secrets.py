@@ -1,8 +1,8 @@
 """Secrets: found in JSON by one pass of an automaton, and replaced by `[redacted:<kind>]`.
 
 Two steps, because nearly everything is clean. `finds` looks at encoded JSON
-with RE2, which takes about 1.4 ns a byte whatever the text is, and never
-backtracks: a body cannot be written to make it slow. It may find too much,
+with an automaton (`prefilter.py`), which takes at most 1.4 ns a byte whatever
+the text is, and never backtracks: a body cannot be written to make it slow. It may find too much,
 never too little. Only then is anything parsed: `clean` walks the strings and
 replaces what the exact patterns match.
 
@@ -16,6 +16,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import re2
+
+from trajectories.privacy.prefilter import Prefilter
 
 LEAST_KNOWN_CHARACTERS = 8  # a shorter value stands in ordinary text, too
 _MOST_DEPTH = 250  # orjson writes no deeper JSON
@@ -76,7 +78,10 @@ _ENCODED_FRAMED = (
     r"\\u00(?:2[0BDEFbdef]|3[0-9Aa]|4[0-9A-Fa-f]|5[0-9AaFf]|6[1-9A-Fa-f]|7[0-9AaEe])",
 )
 
-_ENCODED = "|".join((f"{_START}(?:{'|'.join(_ENCODED_KINDS)})", *_ENCODED_FRAMED)).encode()
+_ENCODED = [
+    pattern.encode()
+    for pattern in (*(f"{_START}(?:{kind})" for kind in _ENCODED_KINDS), *_ENCODED_FRAMED)
+]
 
 
 _EXACT = "|".join(
@@ -100,12 +105,13 @@ class Redactor:
         self._kinds = [values[value] for value in longest]
         spelt = [b"(%b)" % _in_any_json(value) for value in longest]
         self._known: Any = re2.compile(b"|".join(spelt), _options()) if spelt else None
-        self._prefilter: Any = re2.compile(b"|".join((*spelt, _ENCODED)), _options())
+        # Made for some 40 ms of CPU.
+        self._prefilter = Prefilter([*spelt, *_ENCODED], _options()) if is_on else None
         self._patterns: Any = re2.compile(_EXACT, _options())
 
     def finds(self, encoded: bytes) -> bool:
         """Whether encoded JSON may hold a secret; False is sure."""
-        return self.is_on and self._prefilter.search(encoded) is not None
+        return self._prefilter is not None and self._prefilter.finds(encoded)
 
     def text(self, text: str) -> str:
         """`text` without its secrets."""
