@@ -7,6 +7,7 @@ there do token ids come with the answer: everything else is translated.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -16,6 +17,7 @@ from gateway.call import Call
 from gateway.dialects import completions, embeddings, messages, responses
 from gateway.dialects.chat import (
     NO_ADDITIONS,
+    TOKENS,
     Additions,
     may_add_usage,
     parse_chat,
@@ -70,6 +72,12 @@ class Asked:
         self.response = None
 
 
+_MODEL = b'"model"'
+_ASKING_FOR_TOKENS = b',"return_token_ids":true,"logprobs":true'
+_OF_TOKENS = frozenset(
+    {"return_token_ids", "logprobs", "top_logprobs", "logprob_token_ids", "use_beam_search"}
+)
+
 NOT_ASKED = Asked(b"", b"", ChatReply(NO_ADDITIONS, None, ""))
 
 
@@ -107,7 +115,12 @@ def error_body(dialect: Dialect, error: ApiError, request_id: str) -> bytes:
 
 
 def _ask_chat(call: Call, target: Target, route: Route) -> Asked:
-    payload, additions = _chat(call.body, target, route)
+    payload: bytes | None = None
+    additions = TOKENS
+    if target.kind == "vllm" and _says_nothing_of_tokens(call.body):
+        payload = _spliced(call, route, _ASKING_FOR_TOKENS)
+    if payload is None:
+        payload, additions = _chat(call.body, target, route)
     if payload is None:
         payload = _unchanged(call, route)
     return Asked(PATHS["chat"], payload, ChatReply(additions, route.alias, route.model))
@@ -217,10 +230,44 @@ def _renamed(body: Body, route: Route) -> Body:
 
 
 def _unchanged(call: Call, route: Route) -> bytes:
-    """The client's bytes, where nothing has to change."""
-    if route.model == call.body.get("model") and not _BODY_IDS & call.body.keys():
+    """The client's bytes, where nothing has to change but the model's name."""
+    if route.model == call.body.get("model") and _BODY_IDS.isdisjoint(call.body):
         return call.raw
-    return _encode(_renamed(call.body, route))
+    spliced = _spliced(call, route)
+    return _encode(_renamed(call.body, route)) if spliced is None else spliced
+
+
+def _says_nothing_of_tokens(body: Body) -> bool:
+    """Whether ids and logprobs are ours alone: nothing of what speaks of them is set."""
+    return _OF_TOKENS.isdisjoint(body)
+
+
+def _spliced(call: Call, route: Route, members: bytes = b"") -> bytes | None:
+    """The client's bytes under the upstream's name of the model, and with more members.
+
+    None: write them anew. A quote inside a text is escaped, so what is found is a member's name;
+    it is the body's own where there is no other, and none is hidden behind an escape.
+    """
+    raw, body = call.raw, call.body
+    place = raw.find(_MODEL)
+    after = place + len(_MODEL)
+    if place < 0 or raw.find(_MODEL, after) >= 0 or not raw.endswith(b"}"):
+        return None
+    if (b"\\" in raw and b"\\u" in raw) or not _BODY_IDS.isdisjoint(body):
+        return None
+    named = _written(body["model"])
+    after += 2 if raw.startswith(b": ", after) else 1
+    if raw[after - 1] not in b": " or not raw.startswith(named, after):
+        return None
+    rest = raw[after + len(named) : -1]
+    if rest and next(reversed(body)) == "model":
+        return None  # named by Azure's path, and added last: what was found is something else's
+    return b"%b%b%b%b}" % (raw[:after], _written(route.model), rest, members)
+
+
+@lru_cache(maxsize=1024)
+def _written(name: str) -> bytes:
+    return orjson.dumps(name)
 
 
 def _encode(body: Body) -> bytes:

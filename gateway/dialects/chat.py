@@ -79,6 +79,7 @@ class Additions:
 
 NO_ADDITIONS = Additions()
 _BOTH = (False, True)
+TOKENS = Additions(token_ids=True, logprobs=True)
 _ADDITIONS = {key: Additions(*key) for key in product(_BOTH, _BOTH, _BOTH)}
 
 
