@@ -13,7 +13,7 @@ from trainer.__main__ import watch
 from trainer.metrics import Rounds, Versions
 from trainer.runs import PLAN, Phase, Plan, Run, RunDirectory
 from trajectories.connection import Redis
-from trajectories.registry import Registry
+from trajectories.registry import Registry, Weights
 from trajectories.resources import PolicyVersion, VersionState
 from trajectories.settings import PolicySettings, Settings, TrainerSettings
 
@@ -114,6 +114,13 @@ def test_versions_are_counted_by_state_and_a_rollback_shows(
         'ratchet_trainer_rolled_back{policy="policy"} 1.0',
         'ratchet_trainer_versions{policy="policy",state="draining"} 1.0',
     } <= shown(Versions([registry]))
+
+
+def test_an_engine_that_is_out_of_routing_is_to_be_alarmed_at(registry: Registry) -> None:
+    assert 'ratchet_trainer_engines_out{policy="policy"} 0.0' in shown(Versions([registry]))
+    registry.note_weights(Weights(url="http://a", is_out=True, reason="out of memory"))
+    registry.note_weights(Weights(url="http://b", version=1))
+    assert 'ratchet_trainer_engines_out{policy="policy"} 1.0' in shown(Versions([registry]))
 
 
 def test_each_trainer_shows_the_policies_that_it_trains(

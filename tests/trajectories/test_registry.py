@@ -8,7 +8,7 @@ import pytest
 
 from trajectories import keys
 from trajectories.errors import RegistryError
-from trajectories.registry import Heartbeat, Registry, Snapshot, beat
+from trajectories.registry import Heartbeat, Registry, Snapshot, Weights, beat
 from trajectories.resources import MOVES, PolicyVersion, VersionState
 
 
@@ -166,3 +166,22 @@ def test_heartbeats_are_those_of_known_gateways(registry: Registry, redis: Any) 
     assert registry.heartbeats() == []
     redis.sadd(keys.GATEWAYS, "g1", "g2")
     assert registry.heartbeats() == [said]
+
+
+def test_what_engines_have_is_noted_with_the_versions_and_raises_the_revision(
+    registry: Registry,
+) -> None:
+    before = registry.revision()
+    assert registry.note_weights(Weights(url="http://a", version=0)) == before + 1
+    registry.note_weights(Weights(url="http://b", version=0))
+    registry.note_weights(Weights(url="http://a", version=1))
+    found = registry.snapshot().weights
+    assert [(w.version, w.change) for _, w in sorted(found.items())] == [(1, 2), (0, 1)]
+    registry.promote(publish(registry))
+    assert registry.snapshot().weights == found, "it is told apart from what versions are there"
+    assert not registry.snapshot().is_routable(0), "no engine holds two"
+    registry.keep_weights(["http://b"])
+    assert set(registry.snapshot().weights) == {"http://b"}
+    revision = registry.revision()
+    registry.keep_weights(["http://b"])
+    assert registry.revision() == revision
