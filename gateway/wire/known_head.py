@@ -34,8 +34,10 @@ class CutHead:
             return _ANOTHER
         start = len(self.before)
         stop = message.find(b"\r", start, start + _MOST_DIGITS + 1)
+        if stop < 0:  # mypyc fails where a slice would end before it begins
+            return _ANOTHER
         digits = message[start:stop]
-        if stop < 0 or not digits.isdigit() or not message.startswith(self.after, stop):
+        if not digits.isdigit() or not message.startswith(self.after, stop):
             return _ANOTHER
         return stop + len(self.after), int(digits)
 

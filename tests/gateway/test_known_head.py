@@ -66,3 +66,11 @@ def test_a_head_is_known_only_where_it_is_sure_what_was_parsed() -> None:
     twice = START + b"content-length: 3\r\ncontent-length: 3\r\n\r\n" + body
     assert known(twice, body) is None
     assert known(b"", body) is None
+
+
+def test_a_head_that_is_cut_in_its_length_is_parsed() -> None:
+    found = known(request(b"abc"), b"abc")
+    assert found is not None
+    whole = request(b"x" * 12)
+    for end in range(len(whole) - 12):
+        assert found.body_of(whole[:end]) is None
