@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from gateway.policies import Served
 from gateway.upstreams.balance import Replica, Stamp
 from trajectories.keys import HEARTBEAT_TTL_SECONDS
-from trajectories.registry import Snapshot
+from trajectories.registry import Snapshot, Weights
 
 Ask = Callable[[str], Awaitable[str | None]]
 
@@ -56,9 +56,9 @@ class OwnWeights:
         snapshot = self._policy.snapshot
         for replica in self._replicas:
             said = self._said.get(replica.url)
-            noted = snapshot.weights.get(replica.url)
+            noted = snapshot.weights.get(replica.url.rstrip("/"))  # as the trainer writes it
             change = None if noted is None else noted.change
-            version = None if is_stale else agreed(snapshot, replica.url, said)
+            version = None if is_stale else agreed(snapshot, noted, said)
             known = (change, said, version)
             if self._known.get(replica.url) != known:
                 self._known[replica.url] = known
@@ -67,9 +67,8 @@ class OwnWeights:
             replica.is_changing = noted is not None and noted.version is None
 
 
-def agreed(snapshot: Snapshot, url: str, said: str | None) -> int | None:
+def agreed(snapshot: Snapshot, noted: Weights | None, said: str | None) -> int | None:
     """The version that registry and engine agree on, or None."""
-    noted = snapshot.weights.get(url)
     if noted is None or noted.version is None or noted.is_out:
         return None
     entry = snapshot.versions.get(noted.version)

@@ -160,9 +160,9 @@ def test_a_stamp_is_another_object_whenever_anything_changed_in_between() -> Non
     snapshot = Snapshot("policy", 1, 1, entries, weights)
     policies = serve_policies(Settings(), [snapshot], ())
     served: Served = policies.default
-    one = replica("http://a")
+    one = replica("http://a/")
     own = OwnWeights([one], served, lambda _: None)  # type: ignore[arg-type,return-value]
-    own._said["http://a"] = entries[1].model
+    own._said["http://a/"] = entries[1].model
     own.settle(0.0, is_fresh=True)
     before = one.stamp
     assert before is not None
