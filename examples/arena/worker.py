@@ -12,6 +12,7 @@ import importlib.util
 import json
 import os
 import sys
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +34,12 @@ def load(script: str) -> Any:
 def is_transport(error: BaseException | None) -> bool:
     """Whether a request failed, rather than the model or the agent.
 
-    A client's exception about what the model wrote is the model's: only errors of its API count.
+    A client's exception about what the model wrote is the model's: only errors of its API count,
+    and not a refusal of the request: whoever talks until no prompt is short enough has failed.
     """
     while error is not None:
+        if getattr(error, "status_code", None) == HTTPStatus.BAD_REQUEST:
+            return False
         kind = type(error)
         names = {base.__name__ for base in kind.__mro__}
         if kind.__module__.split(".")[0] in TRANSPORT and names & {"APIError", "TransportError"}:

@@ -22,12 +22,17 @@ import asyncio, os, sys
 class APIError(Exception): pass
 APIError.__module__ = "openai"
 
+class BadRequestError(APIError):
+    status_code = 400
+
 async def answer(question: str, base_url: str, model: str) -> str:
     print("noise on stdout")
     if question == "die":
         os._exit(3)
     if question == "down":
         raise RuntimeError("outer") from APIError("no connection")
+    if question == "too long":
+        raise RuntimeError("outer") from BadRequestError("513 of 512 tokens")
     if question == "confused":
         raise ValueError("what the model wrote makes no sense")
     await asyncio.sleep(0.05 if question == "slow" else 0)
@@ -64,8 +69,10 @@ async def test_a_failed_request_is_told_from_an_agent_that_gave_up(
     async with process(script, tmp_path) as agent:
         down = await agent.ask("down", base_url="u", model="m")
         confused = await agent.ask("confused", base_url="u", model="m")
+        too_long = await agent.ask("too long", base_url="u", model="m")
     assert (down.text, down.is_transport) == (None, True)
     assert (confused.text, confused.is_transport) == (None, False)
+    assert (too_long.text, too_long.is_transport) == (None, False)
     assert confused.error == "ValueError: what the model wrote makes no sense"
 
 

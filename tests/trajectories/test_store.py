@@ -37,6 +37,31 @@ def put(store: Store, final: float | None, ref: TrajectoryRef = REF) -> bool:
     )
 
 
+def test_a_trajectory_on_which_thousands_vote_is_scored_whole(store: Store) -> None:
+    store.add_transition(transition(0))
+    store.close(REF)
+    scorable = store.scorable(REF)
+    assert scorable is not None
+    rewards = [
+        Reward(
+            id=f"rw{n}",
+            trajectory_id=REF.id,
+            name="n",
+            source="feedback:human",
+            principal=f"person {n}",
+            value=1.0,
+        )
+        for n in range(9_000)
+    ]
+    assert store.put_rewards(
+        REF, rewards=rewards, final=1.0, is_labelled=True, revision=scorable.revision
+    )
+    found = store.trajectory(REF)
+    assert found is not None
+    assert len(found.rewards) == len(rewards)
+    assert not store.is_waiting_for_scoring(REF)
+
+
 def test_a_transition_has_one_effect(store: Store) -> None:
     assert store.add_transition(transition(0))
     assert not store.add_transition(transition(0))

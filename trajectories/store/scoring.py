@@ -249,7 +249,8 @@ class Scoring(Reading):
         found = {reward.principal for reward in rewards} - {None}
         if found:
             now, key = time.time(), keys.labellers(policy)
-            pipe.zadd(key, dict.fromkeys(found, now))
+            for some in in_pieces(dict.fromkeys(found, now)):
+                pipe.zadd(key, some)
             pipe.zremrangebyscore(key, "-inf", now - keys.LABELLERS_TTL_SECONDS)
             pipe.zremrangebyrank(key, 0, -keys.LABELLERS_KEPT - 1)
 
