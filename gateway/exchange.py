@@ -328,7 +328,8 @@ class Exchange:
 
     def _take_head(self, head: AnswerHead) -> None:
         status = head.status
-        is_adapter = self._route.alias is not None and bool(self._route.version)
+        is_lora = self._stamp is None  # where an engine's own weights are the version, none is lost
+        is_adapter = is_lora and self._route.alias is not None and bool(self._route.version)
         if status == 404 and is_adapter:
             # The engine restarted and lost the adapter: the base model answers, and says so.
             self._cancel()

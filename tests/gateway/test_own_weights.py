@@ -103,6 +103,16 @@ def test_an_engine_that_restarted_is_not_believed_to_be_what_it_was(running: Run
     assert running.chat().headers["x-ratchet-policy"] == "policy@mixed"
 
 
+def test_what_the_engine_does_not_have_it_is_asked_for_once(running: Running) -> None:
+    exchange(running, 1)
+    running.registry.promote(1)
+    running.fake.base_model = "another"  # it was restarted under another name
+    answer = running.chat()
+    assert answer.status_code == 404
+    asked = [seen for seen in running.fake.requests if seen.path == "/v1/chat/completions"]
+    assert len(asked) == 1, "no adapter was lost: the base is not what would answer otherwise"
+
+
 def test_an_engine_that_is_out_gets_no_call(running: Running) -> None:
     note(running, None, is_out=True, reason="it took neither")
     answer = running.chat()
