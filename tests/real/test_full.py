@@ -252,19 +252,28 @@ def test_a_pause_that_is_given_up_leaves_the_engine_as_it_was(
     registry.add(entry)
     first = greedy(engine)
     body = {"model": BASE, "prompt": [5, 6, 7], "max_tokens": 1500, "ignore_eos": True}
+    stop, counts = threading.Event(), []
 
     def ask_for_long() -> None:
-        reply = httpx2.post(f"{engine.url}/v1/completions", json=body, timeout=120)
-        assert reply.json()["usage"]["completion_tokens"] == 1500
+        while not stop.is_set():
+            reply = httpx2.post(f"{engine.url}/v1/completions", json=body, timeout=120)
+            counts.append(reply.json()["usage"]["completion_tokens"])
 
-    long = threading.Thread(target=ask_for_long)
-    with swapping(engine, registry, tmp_path, pause_seconds=0.2) as swap:
-        long.start()
-        time.sleep(0.5)
-        with pytest.raises(EngineUnavailable, match=r"trainer.pause_seconds"):
-            swap.prove(entry)
-        assert registry.snapshot().weights[engine.url].version == 0
-        assert greedy(engine) == first, "calls go on at once, the long one still running"
-        long.join()
-        time.sleep(2)  # nine times the pause
+    # However fast the machine, one of several is never about to end.
+    threads = [threading.Thread(target=ask_for_long) for _ in range(4)]
+    with swapping(engine, registry, tmp_path, pause_seconds=0.1) as swap:
+        try:
+            for thread in threads:
+                thread.start()
+                time.sleep(0.3)
+            with pytest.raises(EngineUnavailable, match=r"trainer.pause_seconds"):
+                swap.prove(entry)
+            assert registry.snapshot().weights[engine.url].version == 0
+            assert greedy(engine) == first, "calls go on at once, the long ones still running"
+        finally:
+            stop.set()
+            for thread in threads:
+                thread.join()
+        assert set(counts) == {1500}
+        time.sleep(1)  # nine times the pause
         assert swap.prove(entry) < 1e-4, "and now it is free"
