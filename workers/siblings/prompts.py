@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 from trajectories.agents import messages_of
@@ -47,27 +48,35 @@ class Rules:
         return int.from_bytes(digest) / 2**48 < self.share
 
 
-def call_to_answer(trajectory: Trajectory, rules: Rules) -> Transition | None:
-    """The call of `trajectory` that is answered anew; None: there is none.
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A recorded call that is answered anew."""
 
-    A later prompt holds what earlier calls said, so one call that opted out, or
-    that says who somebody is, keeps all that come after it from being asked.
+    call: Transition
+    later: tuple[Transition, ...]  # the calls after it that a sibling may be told of
+
+
+def prompt_to_answer(trajectory: Trajectory, rules: Rules) -> Prompt | None:
+    """The call of `trajectory` that is answered anew, with those after it; None: there is none.
+
+    A later prompt holds what earlier calls said, so of a trajectory with a call
+    that opted out nothing is asked or told, nor from a call on that says who somebody is.
     """
     if trajectory.rollout is not None or not trajectory.is_closed:
         return None
     if trajectory.tenant != rules.tenant:
         return None
-    found = None
-    for transition in trajectory.transitions:
-        if not transition.is_trainable or transition.rollout is not None:
-            return None
-        if rules.is_personal is not None and rules.is_personal(transition):
-            return found
-        if _is_fit(transition, rules):
-            found = transition
-            if not rules.is_last:
-                return found
-    return found
+    steps = trajectory.transitions
+    if any(not step.is_trainable or step.rollout is not None for step in steps):
+        return None
+    if rules.is_personal is not None:
+        is_personal = rules.is_personal
+        steps = tuple(takewhile(lambda step: not is_personal(step), steps))
+    fit = [number for number, step in enumerate(steps) if _is_fit(step, rules)]
+    if not fit:
+        return None
+    number = fit[-1 if rules.is_last else 0]
+    return Prompt(steps[number], steps[number + 1 :])
 
 
 def _is_fit(transition: Transition, rules: Rules) -> bool:

@@ -44,6 +44,12 @@ def continued(
     return None
 
 
+def tokens_told(recorded: Transition, following: Transition) -> int:
+    """How many tokens longer than prompt and answer of `recorded` the prompt after it is."""
+    said = len(recorded.prompt_token_ids) + len(recorded.choices[0].token_ids)
+    return max(0, len(following.prompt_token_ids) - said)
+
+
 def calls_of(message: Message) -> list[dict[str, Any]]:
     """The tool calls of a message; none where one of them is no such thing."""
     calls = message.get("tool_calls")

@@ -10,7 +10,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from threading import Event
 from typing import Protocol
@@ -27,9 +27,9 @@ from trajectories.settings import Settings
 from trajectories.store import Store, TrajectoryRef
 from workers.siblings.asking import Answer, Asker, NoAnswer
 from workers.siblings.engines import Engines
-from workers.siblings.prompts import LEAST_ROOM, Rules, call_to_answer
+from workers.siblings.prompts import LEAST_ROOM, Prompt, Rules, prompt_to_answer
 from workers.siblings.purse import Purse
-from workers.siblings.replay import Message, continued
+from workers.siblings.replay import Message, continued, tokens_told
 
 log = logging.getLogger(__name__)
 
@@ -43,14 +43,6 @@ class Asks(Protocol):
     def ask(
         self, rollout: Rollout, like: Transition, messages: Sequence[Message], most_tokens: int
     ) -> Answer: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Prompt:
-    """A recorded call that is answered anew."""
-
-    call: Transition
-    later: tuple[Transition, ...]  # the calls of its trajectory after it
 
 
 @dataclass(slots=True)
@@ -119,11 +111,11 @@ class SiblingWorker:
         )
         for ref in offered:
             trajectory = self._read(ref)
-            call = None if trajectory is None else call_to_answer(trajectory, self._rules)
-            if trajectory is None or call is None:
+            prompt = None if trajectory is None else prompt_to_answer(trajectory, self._rules)
+            if prompt is None:
                 self._passed.add(str(ref))
             elif self._store.claim_for_siblings(ref):
-                return self._prompt(ref, trajectory, call)
+                return self._as_sent(ref, prompt)
         return None
 
     def _may_do(self, ref: TrajectoryRef) -> bool:
@@ -139,13 +131,11 @@ class SiblingWorker:
             log.warning("a trajectory cannot be read", extra={"trajectory": str(ref)})
             return None
 
-    def _prompt(self, ref: TrajectoryRef, trajectory: Trajectory, call: Transition) -> Prompt:
-        steps = trajectory.transitions
-        place = steps.index(call)
+    def _as_sent(self, ref: TrajectoryRef, prompt: Prompt) -> Prompt:
         # As it came: a name that was read from its messages is read from them again.
-        as_sent = {step.id: step.agent for step in self._store.recorded(ref)}
-        own = call.model_copy(update={"agent": as_sent.get(call.id)})
-        return Prompt(own, steps[place + 1 :])
+        names = {step.id: step.agent for step in self._store.recorded(ref)}
+        call = prompt.call.model_copy(update={"agent": names.get(prompt.call.id)})
+        return replace(prompt, call=call)
 
     def _expand(self, prompt: Prompt, stop: Event) -> None:
         """Ask for each sibling in turn, as long as that is any use."""
@@ -208,9 +198,11 @@ class SiblingWorker:
             found = continued(messages, answer.message, recorded, later)
             if found is None:
                 break
-            messages, recorded = found
-            later = later[later.index(recorded) + 1 :]
-            prompt_tokens = max(len(recorded.prompt_token_ids), answer.prompt_tokens)
+            messages, following = found
+            # What it said itself is in the next prompt, and may be longer than what was recorded.
+            own = answer.prompt_tokens + answer.answer_tokens + tokens_told(recorded, following)
+            prompt_tokens = max(len(following.prompt_token_ids), own)
+            recorded, later = following, later[later.index(following) + 1 :]
         return calls
 
     def _wait_for_idle(self, stop: Event) -> bool:

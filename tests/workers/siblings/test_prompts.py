@@ -9,7 +9,7 @@ from tests.workers.siblings.records import recorded
 from trajectories.model import Choice, Outcome, Sampling, Trajectory, Transition
 from trajectories.privacy.learning import personal_check
 from trajectories.settings import AgentSettings, Settings
-from workers.siblings.prompts import Rules, call_to_answer
+from workers.siblings.prompts import Rules, prompt_to_answer
 
 RULES = Rules.of(Settings(), None)
 
@@ -19,10 +19,15 @@ def trajectory(*transitions: Transition, **fields: Any) -> Trajectory:
     return Trajectory(**{**found, **fields}, transitions=transitions)
 
 
+def asked_of(of: Trajectory, rules: Rules) -> Transition | None:
+    found = prompt_to_answer(of, rules)
+    return None if found is None else found.call
+
+
 def test_the_last_call_is_answered_or_the_first() -> None:
     steps = [recorded(number) for number in range(3)]
-    assert call_to_answer(trajectory(*steps), RULES) == steps[2]
-    assert call_to_answer(trajectory(*steps), replace(RULES, is_last=False)) == steps[0]
+    assert asked_of(trajectory(*steps), RULES) == steps[2]
+    assert asked_of(trajectory(*steps), replace(RULES, is_last=False)) == steps[0]
 
 
 @pytest.mark.parametrize(
@@ -48,33 +53,34 @@ def test_the_last_call_is_answered_or_the_first() -> None:
 def test_a_call_that_teaches_nothing_is_passed_over(update: dict[str, Any]) -> None:
     rules = Rules.of(Settings(agents={"off": AgentSettings(train=False)}), None)
     good, bad = recorded(0), recorded(1).model_copy(update=update)
-    assert call_to_answer(trajectory(good, bad), rules) == good
-    assert call_to_answer(trajectory(bad), rules) is None
+    assert asked_of(trajectory(good, bad), rules) == good
+    assert asked_of(trajectory(bad), rules) is None
 
 
 def test_one_call_that_opted_out_keeps_the_whole_trajectory_out() -> None:
     out = recorded(0).model_copy(update={"is_trainable": False})
-    assert call_to_answer(trajectory(out, recorded(1)), RULES) is None
-    assert call_to_answer(trajectory(recorded(1), out), RULES) is None
+    assert asked_of(trajectory(out, recorded(1)), RULES) is None
+    assert asked_of(trajectory(recorded(1), out), RULES) is None
+    assert asked_of(trajectory(recorded(1), out), replace(RULES, is_last=False)) is None
 
 
 def test_nothing_is_asked_after_somebody_was_named() -> None:
     rules = Rules.of(Settings(), personal_check(Settings()))
     named = recorded(1, messages=[{"role": "user", "content": "I am ann@example.org"}])
     first, last = recorded(0), recorded(2)
-    assert call_to_answer(trajectory(first, named, last), rules) == first
-    assert call_to_answer(trajectory(named, last), rules) is None
+    assert asked_of(trajectory(first, named, last), rules) == first
+    assert asked_of(trajectory(named, last), rules) is None
 
 
 @pytest.mark.parametrize("fields", [{"rollout": "tr_x"}, {"tenant": "acme"}, {"is_closed": False}])
 def test_some_trajectories_are_never_taken(fields: dict[str, Any]) -> None:
-    assert call_to_answer(trajectory(recorded(), **fields), RULES) is None
+    assert asked_of(trajectory(recorded(), **fields), RULES) is None
 
 
 def test_only_the_agents_that_are_named() -> None:
     rules = replace(RULES, agents=frozenset({"writer"}))
     theirs, other = recorded(0).model_copy(update={"agent": "writer"}), recorded(1)
-    assert call_to_answer(trajectory(theirs, other), rules) == theirs
+    assert asked_of(trajectory(theirs, other), rules) == theirs
 
 
 def test_the_share_is_drawn_by_name_and_about_as_large_as_it_says() -> None:

@@ -163,6 +163,44 @@ def test_the_same_tool_call_is_replayed_and_another_ends_it(redis: Any) -> None:
         assert kept.is_closed
 
 
+@pytest.mark.parametrize("which", ["first", "last"])
+@pytest.mark.parametrize(
+    ("result", "is_trainable", "asked"), [("rain", False, 0), ("mail ann@example.org", True, 1)]
+)
+def test_no_result_of_a_call_that_must_not_be_learned_from_is_told(
+    redis: Any, which: str, result: str, is_trainable: bool, asked: int
+) -> None:
+    store = Store(redis)
+    asks_tool, told = with_tools()
+    messages = [*told.request["messages"][:-1], {**told.request["messages"][-1], "content": result}]
+    request = {**told.request, "messages": messages}
+    update = {"request": request, "is_trainable": is_trainable}
+    scored(store, asks_tool, told.model_copy(update=update))
+    asks = Answering(store, lambda _: said(None, call("get_weather", SEOUL)))
+    worker(redis, asks, settings_with(answers=1, call=which)).step(GO_ON)
+    assert len(asks.asked) == asked
+    assert result not in str(asks.asked)
+
+
+def test_what_a_sibling_said_itself_counts_in_its_next_prompt(redis: Any) -> None:
+    store = Store(redis)
+    asks_tool, told = with_tools()  # prompt and answer are 5 tokens, and the result another 10
+    scored(store, asks_tool, told.model_copy(update={"prompt_token_ids": tuple(range(15))}))
+
+    class Verbose(Answering):
+        def ask(self, *asked: Any) -> Answer:
+            is_first = not self.asked
+            answer = super().ask(*asked)
+            used = (3, 3000) if is_first else (3013, asked[-1])
+            return Answer(answer.message, *used)
+
+    asks = Verbose(store, lambda number: said("x", call("get_weather", SEOUL)))
+    settings = settings_with(answers=1, call="first", tokens_per_day=8192)
+    worker(redis, asks, settings).step(GO_ON)
+    assert [most for _, _, most in asks.asked] == [4093, 4096 - 3013]
+    assert spent(redis)["tokens"] == 3003 + 4096
+
+
 def test_a_sibling_has_no_more_calls_than_it_may(redis: Any) -> None:
     store = Store(redis)
     scored(store, *with_tools())
