@@ -1,5 +1,6 @@
 """From the store to a round: siblings that were asked for are rows, and the plan says how many."""
 
+import pytest
 from rich.console import Console
 
 from tests.trainer.conftest import LoopMaker
@@ -33,6 +34,13 @@ def roll_out(store: Store, of: str, number: int, value: float) -> str:
         ref, rewards=[reward], final=value, is_labelled=True, revision=found.revision
     )
     return str(ref)
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    """The judge is the house's own."""
+    rewards = settings.rewards.model_copy(update={"uncapped_sources": ("q",)})
+    return settings.model_copy(update={"rewards": rewards})
 
 
 def with_siblings(store: Store) -> None:

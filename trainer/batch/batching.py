@@ -333,8 +333,7 @@ class Sorting:
         samples, so that nobody's votes keep others' successes out, and then of these.
         """
         caps = self._caps
-        ignored = dropped_labels(ours, replace(caps, share=1.0)).ignored
-
+        ignored = dropped_labels(ours, replace(caps, share=1.0)).ignored | _strangers(ours, caps)
         users = [case for case in ours if case.rollout is None]
 
         def usable(rules: Selection, without: frozenset[str]) -> list[Case]:
@@ -346,6 +345,16 @@ class Sorting:
             without = ignored | capped
             capped |= dropped_labels(usable(self._selection, without), caps, without).capped
         return Dropped(capped, ignored)
+
+
+def _strangers(cases: Iterable[Case], caps: Caps) -> frozenset[str]:
+    """Labels on siblings by others than the house's own judges: nobody else has seen them."""
+    return frozenset(
+        reward.id
+        for case in cases
+        for reward in case.rewards
+        if case.rollout is not None and reward.principal not in (None, *caps.uncapped)
+    )
 
 
 def _rollouts(cases: Iterable[Case], kept: Iterable[Sequence[Row]]) -> int:

@@ -90,3 +90,18 @@ def test_a_source_that_is_ignored_is_ignored_of_siblings_too() -> None:
     batch = sorted_out(user("u0"), sibling("u0", 0), caps=caps)
     assert batch.rollouts == 0
     assert batch.excluded[Exclusion.IGNORED] == 1
+
+
+def test_nobody_but_the_houses_own_judges_labels_siblings() -> None:
+    users = [user(f"u{n}") for n in range(4)]
+    own = sibling("u0", 0)
+    other = sibling("u1", 0)
+    theirs = other.model_copy(update={"rewards": (label(other.id, "feedback:human:evil", -1.0),)})
+    caps = Caps(share=0.02, least=2, uncapped=frozenset({"grader"}))
+    batch = sorted_out(*users, own, theirs, caps=caps)
+    assert [sample.rollout for sample in batch.samples if sample.rollout] == ["u0-0"]
+    assert batch.excluded == {Exclusion.IGNORED: 1}
+    both = theirs.model_copy(update={"rewards": (*theirs.rewards, *other.rewards)})
+    batch = sorted_out(*users, both, caps=caps)
+    (row,) = [sample for sample in batch.samples if sample.rollout]
+    assert row.principals == ("grader",)
