@@ -1,5 +1,6 @@
 """Who is forgotten is forgotten with every answer that was asked for anew."""
 
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,11 @@ from tests.trajectories.test_forget import (
     rewarded,
 )
 from tests.workers.test_archiver import archive_all
-from trajectories.archive import Archive, Place
+from trajectories.archive import Archive, Place, erasing
 from trajectories.archive.scrubbing import open_scrub
 from trajectories.ids import new_id
 from trajectories.model import Transition
+from trajectories.privacy import forget
 from trajectories.privacy.forget import Forgetting, Wanted
 from trajectories.rollouts import Rollout
 from trajectories.settings import Settings
@@ -93,3 +95,62 @@ def test_a_sibling_can_be_forgotten_alone(redis: Any, forgetting: Forgetting) ->
     forgetting.forget(Wanted("default", frozenset({ref_of(own)})), settle_seconds=0)
     assert store.trajectory(ref_of(own)) is None
     assert store.trajectory(ref_of(kept)) is not None
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("is_archived", [False, True])
+def test_whoever_is_killed_meanwhile_forgets_them_when_it_is_run_again(
+    redis: Any,
+    forgetting: Forgetting,
+    place: Place,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    is_archived: bool,
+) -> None:
+    gone = call("gone")
+    siblings = [sibling(gone, number) for number in range(2)]
+    store = rewarded(redis, gone, *siblings)
+    run = tmp_path / "runs" / "run_1"
+    run.mkdir(parents=True)
+    members = [f"default/{ref_of(step).id}" for step in (gone, *siblings)]
+    (run / "plan.json").write_text(json.dumps({"run_id": "run_1", "refs": members}))
+    rows = [json.dumps({"trajectory": name, "prompt_token_ids": [1]}) for name in members]
+    (run / "batch.jsonl").write_text("\n".join(rows) + "\n")
+    if is_archived:
+        archive_all(redis, place, scrub=open_scrub(Settings(), redis))
+        store.erase([ref_of(gone), *map(ref_of, siblings)])
+    wanted = Wanted("default", frozenset({ref_of(gone)}))
+    for most in range(40):
+        with monkeypatch.context() as patch:
+            die_after(patch, most)
+            try:
+                forgetting.forget(wanted, settle_seconds=0)
+            except Killed:
+                continue
+        break
+    assert 3 < most < 39
+    assert [store.trajectory(ref_of(step)) for step in (gone, *siblings)] == [None] * 3
+    assert CANARY.encode() not in in_redis(redis)
+    assert CANARY.encode() not in in_files(tmp_path)
+    assert not (run / "batch.jsonl").read_text()
+
+
+def die_after(patch: pytest.MonkeyPatch, steps: int) -> None:
+    """Kill whoever erases, once so many things were erased: what it can name goes first."""
+    left = [steps]
+
+    def counted(erase_one: Any) -> Any:
+        def erased(*of: Any, **how: Any) -> Any:
+            if not left[0]:
+                raise Killed
+            left[0] -= 1
+            return erase_one(*of, **how)
+
+        return erased
+
+    patch.setattr(Store, "_erase_keys", counted(Store._erase_keys))
+    patch.setattr(erasing, "_rewrite", counted(erasing._rewrite))
+    patch.setattr(forget, "erase_rows", counted(forget.erase_rows))

@@ -20,7 +20,7 @@ from trajectories.archive.erasing import erase, of_users, segments_with
 from trajectories.errors import RecordError
 from trajectories.model import Transition, unpack_record
 from trajectories.privacy.kin import siblings_that_may_be, those_there
-from trajectories.privacy.runs import Trained, erase_rows
+from trajectories.privacy.runs import Trained, erase_rows, together
 from trajectories.privacy.tombstones import Tombstones, names_of, user_name
 from trajectories.privacy.users import pseudonym, users_of
 from trajectories.store import Store, TrajectoryRef
@@ -94,30 +94,36 @@ class Forgetting:
         progress: Callable[[], None] = lambda: None,
     ) -> Forgotten:
         """Erase it, or (`is_dry`) only say what there is. Siblings go with what they answer."""
-        tenant = wanted.tenant
-        siblings = siblings_that_may_be(self._redis, self._place, wanted.refs)
-        refs = wanted.refs | those_there(self._redis, self._place, siblings)
+        tenant, own = wanted.tenant, wanted.refs
+        siblings = siblings_that_may_be(self._redis, self._place, own)
+        there = those_there(self._redis, self._place, siblings)
+        refs = own | there
         wanted = replace(wanted, refs=refs)
         forgotten = Forgotten(hot=self._store.erase(refs, is_dry=True))
         names = {ref.id for ref in refs} | forgotten.hot.names | self._archived_names(refs)
         if not is_dry:
             buried = names | {user_name(user) for user in wanted.users}
             self._tombstones.bury(tenant, buried, time.time())
-            first = self._store.erase(refs)
-            forgotten.hot.contents = first.contents
         forgotten.under_way = self._streams(wanted, names, is_dry=is_dry)
         forgotten.set_aside = self._quarantine(wanted, names, is_dry=is_dry)
         forgotten.responses = self._responses(tenant, names, is_dry=is_dry)
+        forgotten.versions = self._versions({str(ref) for ref in refs | siblings})
         if is_dry:
             forgotten.archived = len(segments_with(self._place, refs))
         else:
-            forgotten.archived = erase(self._place, self._redis, refs, progress=progress)
-        members = {str(ref) for ref in refs | siblings}
-        forgotten.versions = self._versions(members)
-        forgotten.runs = erase_rows(self._runs_dir, members, is_dry=is_dry)
-        if not is_dry:
             time.sleep(settle_seconds)
-            self._store.erase(refs | those_there(self._redis, self._place, siblings))
+            siblings |= siblings_that_may_be(self._redis, self._place, own)
+            there = those_there(self._redis, self._place, siblings)
+        # By what they answer siblings are found again, whoever is killed here: that goes last.
+        for some, members in ((there - own, siblings - own), (own, own)):
+            if not is_dry:
+                forgotten.hot.contents += self._store.erase(some).contents
+                forgotten.archived += erase(self._place, self._redis, some, progress=progress)
+            named = {str(ref) for ref in members}
+            forgotten.runs += erase_rows(self._runs_dir, named, is_dry=is_dry)
+        forgotten.runs = together(forgotten.runs)
+        if not is_dry:
+            self._store.erase(own | there)  # and what a worker had in hand
         return forgotten
 
     def _steps(self, ref: TrajectoryRef) -> list[Transition]:

@@ -6,8 +6,8 @@ token ids, which spell texts.
 """
 
 import os
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,18 @@ def erase_rows(runs_dir: Path, members: Collection[str], *, is_dry: bool = False
             )
         )
     return found
+
+
+def together(found: Iterable[Trained]) -> list[Trained]:
+    """Each run once, with all of its rows."""
+    runs: dict[str, Trained] = {}
+    for run in found:
+        before = runs.get(run.run_id)
+        if before is not None:
+            is_quoted = before.is_quoted or run.is_quoted
+            run = replace(run, rows=before.rows + run.rows, is_quoted=is_quoted)
+        runs[run.run_id] = run
+    return [runs[name] for name in sorted(runs)]
 
 
 def _quotes(adapter: str | None, prompts: list[list[int]]) -> bool:
