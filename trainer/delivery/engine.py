@@ -22,6 +22,10 @@ class EngineUnavailable(EngineError):
     """The engine does not answer, or not sensibly: try again later."""
 
 
+class EngineBusy(EngineUnavailable):
+    """It was reached, and has not answered in time."""
+
+
 class Engine:
     """A synchronous client of one engine. Close it, or use it as a context manager."""
 
@@ -97,7 +101,7 @@ class Engine:
         return bool(self._call("GET", "/is_paused")["is_paused"])
 
     def pause(self, seconds: float) -> None:
-        """Let what runs end, and hold what comes; raises EngineUnavailable after `seconds`."""
+        """Let what runs end, and hold what comes; raises EngineBusy after `seconds`."""
         self._call("POST", "/pause?mode=wait", seconds=seconds)
 
     def resume(self) -> None:
@@ -154,11 +158,13 @@ class Engine:
         limit = httpx2.Timeout(seconds or READ_SECONDS, connect=CONNECT_SECONDS)
         try:
             response = self._client.request(method, path, json=body, timeout=limit)
-        except httpx2.HTTPError as error:
+            if response.is_success:
+                is_json = "json" in response.headers.get("content-type", "")
+                return response.json() if is_json else response.text
+        except httpx2.ReadTimeout as error:
+            raise EngineBusy(f"{self.url} does not answer in time: {error!r}") from error
+        except (httpx2.HTTPError, ValueError) as error:
             raise EngineUnavailable(f"{self.url} does not answer: {error!r}") from error
-        if response.is_success:
-            is_json = "json" in response.headers.get("content-type", "")
-            return response.json() if is_json else response.text
         message = f"{self.url}{path} answered {response.status_code}: {_reason(response)}"
         if response.status_code in (401, 403, 429, 502, 503, 504) or not self.is_healthy():
             raise EngineUnavailable(message)

@@ -82,21 +82,22 @@ class FullSwap(Swap):
     def prove(self, entry: PolicyVersion) -> float:
         """Give it to every engine that has something else, and have each answer for it.
 
-        Returns the largest difference in nats. Where one refuses or answers something else,
-        all are given back what serves.
+        Returns the largest difference in nats. Raises AdapterError or EngineError where one
+        refuses or answers something else: then it is to be rejected.
         """
+        current = self._registry.snapshot().current
+        if entry.version != current and entry.parent != current:
+            raise AdapterError(
+                f"it started from version {entry.parent}, but version {current} serves by now"
+            )
+        for engine in self._engines:
+            self._said_by(engine)  # while one is away no other one begins
         worst = 0.0
-        try:
-            for engine in self._engines:
-                if self._has(engine, entry, self._registry.snapshot()):
-                    worst = max(worst, self._renewal.probe(engine, entry))
-                else:
-                    worst = max(worst, self._renewal.exchange(engine, entry))
-        except EngineUnavailable:
-            raise
-        except (AdapterError, EngineError):
-            self._give_back(entry)
-            raise
+        for engine in self._engines:
+            if self._has(engine, entry, self._registry.snapshot()):
+                worst = max(worst, self._renewal.probe(engine, entry))
+            else:
+                worst = max(worst, self._renewal.exchange(engine, entry))
         return worst
 
     def ensure(self, entry: PolicyVersion) -> None:
@@ -132,10 +133,13 @@ class FullSwap(Swap):
         """Give the engine what it should have: after a restart, a kill, or a rollback."""
         known = snapshot.weights.get(engine.url)
         wanted = snapshot.versions.get(known.wanted if known else snapshot.current)
-        if wanted is None or wanted.state not in (VersionState.CURRENT, VersionState.CANDIDATE):
+        if wanted is None or not _is_next(wanted, snapshot):
             wanted = snapshot.versions[snapshot.current]
         if self._has(engine, wanted, snapshot):
-            return self._trouble_of(engine)
+            if engine.is_paused():  # a pause that was given up may come late
+                logger.warning("%s was paused by nobody who said so: it goes on", engine.url)
+                engine.resume()
+            return []
         if known is not None and known.is_out and not self._renewal.may_mend(engine):
             return [f"{engine.url} is out of routing: {known.reason}"]
         try:
@@ -148,11 +152,6 @@ class FullSwap(Swap):
             raise
         except (EngineError, AdapterError) as error:
             return [str(error)]
-        return []
-
-    def _trouble_of(self, engine: Engine) -> list[str]:
-        if engine.is_paused():
-            return [f"{engine.url} was paused by somebody else: `curl -X POST {engine.url}/resume`"]
         return []
 
     def _has(self, engine: Engine, entry: PolicyVersion, snapshot: Snapshot) -> bool:
@@ -184,3 +183,8 @@ class FullSwap(Swap):
                 logger.warning("not given back yet: %s", error)
             except AdapterError:
                 logger.exception("what serves cannot be given back")
+
+
+def _is_next(entry: PolicyVersion, snapshot: Snapshot) -> bool:
+    """Whether it is a candidate for the place of what serves now."""
+    return entry.state is VersionState.CANDIDATE and entry.parent == snapshot.current

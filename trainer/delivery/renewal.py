@@ -3,9 +3,9 @@
     gate -> announce -> gateways know -> pause(wait) -> reload -> caches -> resume -> probe -> note
 
 A reload that fails leaves an engine with weights of nobody, and its next
-request would kill it. So the former ones are loaded before it resumes, and
-where that fails, too, it is taken out of routing until it can be mended. It
-is resumed in any case.
+request would kill it. So what serves is loaded before it resumes, and where
+that fails, too, or nobody knows, it is taken out of routing until it can be
+mended. It is resumed in any case.
 """
 
 import logging
@@ -15,19 +15,19 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from trainer.delivery.engine import Engine, EngineUnavailable
+from trainer.delivery.engine import Engine, EngineBusy, EngineUnavailable
 from trainer.delivery.gate import Expected, check_adapter
 from trainer.delivery.probe import run_whole_probe, tolerance_for
 from trajectories.errors import AdapterError, EngineError
 from trajectories.keys import HEARTBEAT_TTL_SECONDS
-from trajectories.registry import Registry, Weights
-from trajectories.resources import PROBE, PolicyVersion, ProbeSet
+from trajectories.registry import Registry, Snapshot, Weights
+from trajectories.resources import PROBE, PolicyVersion, ProbeSet, VersionState
 
 logger = logging.getLogger(__name__)
 
 CHANGING = "changing"  # what an engine calls its weights while they are nobody's
 RELOAD_SECONDS = 600.0  # of a large model from a slow disk
-REST = 9.0  # after a pause that was given up calls go on for so many times as long
+REST = 9.0  # after a pause that was given up calls go on for so many times as long; else for once
 POLL_SECONDS = 0.05
 SILENCE_SECONDS = 2.0  # how long a gateway that has not reported yet is waited for
 MOST_DEATHS = 2  # of one engine from one version, before that one is refused
@@ -59,7 +59,7 @@ class Renewal:
         self._clock = clock
         self._passed: set[tuple[object, ...]] = set()  # what the gate has seen, and let through
         self._mend_at: dict[str, float] = {}
-        self._pause_at: dict[str, float] = {}
+        self._pause_at: dict[tuple[str, int], float] = {}  # an engine, for which version
         self._deaths: Counter[tuple[str, int]] = Counter()  # of an engine, from which version
 
     def may_mend(self, engine: Engine) -> bool:
@@ -89,29 +89,27 @@ class Renewal:
         have them: by then it has what serves, or is out of routing.
         """
         self.check(entry)
-        self._pause(engine, entry)
-        failure: EngineError | None = None
-        back: PolicyVersion | None = None
+        snapshot = self._registry.snapshot()
+        serves = snapshot.versions[snapshot.current]
+        self._pause(engine, entry, snapshot)
         try:
-            try:
-                self._reload(engine, entry)
-            except EngineError as error:
-                failure = self._refusal(engine, entry, error)
-                back = self._reload_what_serves(engine, entry, failure)
+            given, refusal = self._give(engine, entry, serves)
+        except Exception as error:  # whatever it was, the engine has weights of nobody
+            self._take_out(engine, serves, str(error))
+            raise
         finally:
             self._resume(engine)
         try:
-            if failure is None:
-                worst = self.probe(engine, entry)
-                self._note(engine, entry.version, wanted=entry.version)
-                return worst
-            if back is not None:
-                self.probe(engine, back)
-                self._note(engine, back.version, wanted=back.version)
+            worst = self.probe(engine, given)
         except AdapterError as error:
-            self._fall_back(engine, back or entry, error)
+            self._fall_back(engine, given, serves, error)
             raise
-        raise AdapterError(f"{engine.url} refused version {entry.version}: {failure}") from failure
+        self._note(engine, given.version, wanted=given.version)
+        if refusal is not None:
+            raise AdapterError(
+                f"{engine.url} refused version {entry.version}: {refusal}"
+            ) from refusal
+        return worst
 
     def settle(self, engine: Engine, entry: PolicyVersion) -> None:
         """Note what an engine has already; a kill may have come before the end of an exchange."""
@@ -133,31 +131,66 @@ class Renewal:
             tolerance=tolerance_for(probe_set.dtype, self._probe_tolerance),
         )
 
-    def _pause(self, engine: Engine, entry: PolicyVersion) -> None:
-        """Have an engine hold its calls, and nobody stamp them. Raises EngineUnavailable."""
-        if (seconds := self._pause_at.get(engine.url, 0.0) - self._clock()) > 0:
+    def _pause(self, engine: Engine, entry: PolicyVersion, snapshot: Snapshot) -> None:
+        """Have an engine hold its calls, and nobody stamp them. Raises EngineUnavailable.
+
+        A pause that does not come is given up for the sake of weights that may serve. An engine
+        with other ones is out of routing from then on, so that its calls come to an end.
+        """
+        before = snapshot.weights.get(engine.url)
+        is_wrong = before is not None and not _may_serve(before, snapshot)
+        is_current = entry.version == snapshot.current
+        seconds = self._pause_at.get((engine.url, entry.version), 0.0) - self._clock()
+        if seconds > 0 and not (is_wrong and is_current):
             raise EngineUnavailable(f"{engine.url} is asked to pause again in {seconds:.0f} s")
-        before = self._registry.snapshot().weights.get(engine.url)
-        self._note(engine, None, wanted=entry.version)
+        is_out, reason = (before.is_out, before.reason) if before is not None else (False, "")
+        self._note(engine, None, wanted=entry.version, is_out=is_out, reason=reason)
         try:
             engine.pause(self._pause_seconds)
         except EngineError as error:
-            self._resume(engine)
-            self._pause_at[engine.url] = self._clock() + REST * self._pause_seconds
-            if before is not None and before.version is not None:
-                self._note(engine, before.version, wanted=before.wanted)  # nothing has changed
+            if is_wrong:
+                self._take_out(engine, entry, reason or f"it goes on with what failed: {error}")
+            is_resumed = self._resume(engine)
+            if before is not None and not is_wrong:
+                # Where nobody knows whether it is still paused, `reconcile` looks at it.
+                self._note(engine, before.version if is_resumed else None, wanted=before.wanted)
+            if not isinstance(error, EngineBusy):
+                raise EngineUnavailable(str(error)) from error
+            rest = (1.0 if is_current else REST) * self._pause_seconds
+            self._pause_at[engine.url, entry.version] = self._clock() + rest
             raise EngineUnavailable(
                 f"{engine.url} did not pause within {self._pause_seconds:g} s, which is how long"
                 f" running calls are waited for (trainer.pause_seconds): {error}"
             ) from error
 
-    def _refusal(self, engine: Engine, entry: PolicyVersion, error: EngineError) -> EngineError:
-        """The error of a reload, unless it is to be tried again: what dies of it does so again."""
-        if isinstance(error, EngineUnavailable):
+    def _give(
+        self, engine: Engine, entry: PolicyVersion, serves: PolicyVersion
+    ) -> tuple[PolicyVersion, EngineError | None]:
+        """Load a version, or else what serves: which of them it was, and why not the first.
+
+        Raises EngineUnavailable or AdapterError where the engine has neither.
+        """
+        try:
+            self._reload(engine, entry)
+            return entry, None
+        except EngineError as error:
+            refusal = error
+        if isinstance(refusal, EngineUnavailable):
             self._deaths[engine.url, entry.version] += 1
             if self._deaths[engine.url, entry.version] < MOST_DEATHS:
-                raise error
-        return error
+                raise refusal  # to be tried again: what dies of it does so again
+        if serves.version == entry.version:
+            raise AdapterError(
+                f"{engine.url} does not take version {entry.version}, which serves: {refusal}"
+            ) from refusal
+        try:
+            self._reload(engine, serves)
+        except EngineError as second:
+            raise AdapterError(
+                f"{engine.url} took neither version {entry.version} nor {serves.version}, which"
+                f" serves: {refusal}; {second}"
+            ) from second
+        return serves, refusal
 
     def _reload(self, engine: Engine, entry: PolicyVersion) -> None:
         path = self._whole.base_path if entry.path is None else Path(entry.path)
@@ -166,31 +199,15 @@ class Renewal:
         engine.reset_caches()
         engine.name_weights(entry.weights_name)
 
-    def _reload_what_serves(
-        self, engine: Engine, entry: PolicyVersion, error: EngineError
-    ) -> PolicyVersion | None:
-        """Undo a reload; None: there is nothing to go back to, and the engine is out."""
-        snapshot = self._registry.snapshot()
-        back = snapshot.versions[snapshot.current]
-        if back.version == entry.version:
-            self._take_out(engine, entry, f"it does not take version {back.version}: {error}")
-            return None
-        try:
-            self._reload(engine, back)
-        except EngineError as second:
-            self._take_out(engine, back, f"it took neither the new weights nor the old: {second}")
-            return None
-        return back
-
-    def _fall_back(self, engine: Engine, entry: PolicyVersion, error: Exception) -> None:
+    def _fall_back(
+        self, engine: Engine, given: PolicyVersion, serves: PolicyVersion, error: AdapterError
+    ) -> None:
         """An engine answers wrong: give it what serves, or take it out."""
-        snapshot = self._registry.snapshot()
-        back = snapshot.versions[snapshot.current]
-        if back.version == entry.version:
-            self._take_out(engine, entry, str(error))
+        if given.version == serves.version:
+            self._take_out(engine, serves, str(error))
             return
         with suppress(EngineUnavailable, AdapterError):  # said, or reconciled
-            self.exchange(engine, back)
+            self.exchange(engine, serves)
 
     def _take_out(self, engine: Engine, wanted: PolicyVersion, reason: str) -> None:
         logger.error("out of routing: %s: %s", engine.url, reason)
@@ -225,9 +242,17 @@ class Renewal:
                 return
             time.sleep(POLL_SECONDS)
 
-    def _resume(self, engine: Engine) -> None:
-        """In any case; an engine that cannot be reached is looked at again by `reconcile`."""
+    def _resume(self, engine: Engine) -> bool:
+        """In any case; whether it is known to go on: else it is looked at by `reconcile`."""
         try:
             engine.resume()
+            return not engine.is_paused()
         except EngineError as error:
             logger.warning("not resumed yet: %s", error)
+            return False
+
+
+def _may_serve(said: Weights, snapshot: Snapshot) -> bool:
+    """Whether an engine has answered for its weights, and nobody has refused them since."""
+    known = None if said.version is None else snapshot.versions.get(said.version)
+    return known is not None and known.state is not VersionState.REJECTED

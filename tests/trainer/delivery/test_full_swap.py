@@ -2,103 +2,16 @@
 
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
-import numpy as np
 import pytest
-from safetensors.numpy import save_file
 
-from tests.trainer.delivery.test_weights import FULL
-from tests.trainer.fake_engine import FakeEngine
-from tests.trainer.fake_round import write_whole
+from tests.trainer.delivery.conftest import House
 from trainer.delivery.engine import Engine, EngineUnavailable
-from trainer.delivery.full_swap import FullSwap
-from trainer.delivery.gate import Expected
-from trainer.delivery.publish import publish
-from trainer.delivery.shelf import Shelf
-from trainer.delivery.weights import Whole
 from trajectories import keys
-from trajectories.connection import Redis
 from trajectories.errors import AdapterError, RegistryError, SettingsError
-from trajectories.registry import Heartbeat, Registry, beat
-from trajectories.resources import Kind, PolicyVersion, VersionState
-
-
-class House:
-    """Two engines, their registry, and a clock that is turned by hand."""
-
-    def __init__(self, path: Path, redis: Redis, engines: list[FakeEngine]) -> None:
-        self.now = 0.0
-        self.path, self.redis, self.engines = path, redis, engines
-        self.registry = Registry(redis, "policy", "base")
-        (path / "base").mkdir()
-        save_file({"w": np.ones(4, np.float32)}, path / "base" / "model.safetensors")
-        self.restart()
-
-    def restart(self, pause_seconds: float = 30.0) -> None:
-        """What a kill of the trainer leaves is in Redis, on disk and in the engines."""
-        self.swap = FullSwap(
-            [Engine(engine.url) for engine in self.engines],
-            self.registry,
-            expected=Expected("base", "b" * 64, whole=Whole(self.path / "base", "float32")),
-            drain_seconds=100,
-            pause_seconds=pause_seconds,
-            shelf=Shelf(self.path / "runs", 2),
-            silence_seconds=0.0,
-            clock=lambda: self.now,
-        )
-        self.swap.check()
-
-    def add(self, version: int) -> PolicyVersion:
-        trained = self.path / "runs" / f"run_{version}" / "trained"
-        write_whole(trained, seed=version)
-        path = publish(
-            trained,
-            self.path / "versions",
-            plan=FULL,
-            version=version,
-            base_model="base",
-            base_sha256="b" * 64,
-            metrics={},
-            reached=lambda _: None,
-        )
-        entry = PolicyVersion(
-            policy="policy",
-            version=version,
-            model=path.name,
-            state=VersionState.CANDIDATE,
-            kind=Kind.FULL,
-            path=str(path),
-            run_id=f"run_{version}",
-        )
-        self.registry.add(entry)
-        return entry
-
-    def promote(self, version: int) -> PolicyVersion:
-        entry = self.add(version)
-        self.swap.load(entry)
-        self.swap.prove(entry)
-        self.swap.promote(version)
-        return entry
-
-    def noted(self) -> list[int | None]:
-        weights = self.registry.snapshot().weights
-        return [weights[engine.url].version for engine in self.engines]
-
-    def served(self) -> list[str]:
-        """What the engines really have, by their directories."""
-        return [Path(engine.weights or "the first").name for engine in self.engines]
-
-    def state(self, version: int) -> VersionState:
-        return self.registry.snapshot().versions[version].state
-
-
-@pytest.fixture
-def house(tmp_path: Path, redis: Redis) -> Iterator[House]:
-    with ExitStack() as stack:
-        yield House(tmp_path, redis, [stack.enter_context(FakeEngine()) for _ in range(2)])
+from trajectories.registry import Heartbeat, beat
+from trajectories.resources import PolicyVersion, VersionState
 
 
 def test_engines_are_paused_one_after_the_other_and_noted_when_they_answer_for_it(
@@ -166,9 +79,8 @@ def test_an_engine_that_takes_neither_is_out_of_routing_until_it_is_mended(house
     house.engines[0].refuse_reload = ["out of memory"] * 3
     with pytest.raises(AdapterError):
         house.swap.prove(entry)
-    out = house.registry.snapshot().weights[house.engines[0].url]
-    assert out.is_out
-    assert "neither" in out.reason
+    assert house.weights().is_out
+    assert "neither" in house.weights().reason
     assert not house.engines[0].is_paused, "it is resumed in any case"
     house.swap.reject(2, "refused")
     assert [trouble for trouble in house.swap.reconcile() if "out of routing" in trouble]
@@ -177,7 +89,7 @@ def test_an_engine_that_takes_neither_is_out_of_routing_until_it_is_mended(house
     house.now += 31
     assert house.swap.reconcile() == []
     assert house.served() == [first.model, first.model]
-    assert not house.registry.snapshot().weights[house.engines[0].url].is_out
+    assert not house.weights().is_out
 
 
 def test_weights_that_answer_otherwise_than_trained_are_taken_back(house: House) -> None:
@@ -227,11 +139,15 @@ def test_a_reload_that_hangs_is_not_waited_for_for_ever_and_not_believed(
         with pytest.raises(EngineUnavailable, match="does not answer"):
             house.swap.prove(entry)
     assert house.noted() == [None, 0], "nobody knows what it has"
+    assert house.weights().is_out
     assert house.engines[0].events[-1][0] == "resume"
     house.engines[0].reload_seconds = 0.0
     time.sleep(0.7)
+    house.now += 31
     assert house.swap.reconcile() == []
-    assert house.noted() == [1, 0], "the round goes on with it"
+    assert house.noted() == [0, 0]
+    house.swap.prove(entry)
+    assert house.noted() == [1, 1], "the round goes on with it"
 
 
 def test_an_engine_that_restarts_is_given_the_current_weights_again(house: House) -> None:
