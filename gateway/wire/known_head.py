@@ -75,9 +75,13 @@ def known_head(
 
 
 def known_answer(received: bytes, head: AnswerHead) -> KnownAnswer | None:
-    """The head of an answer that was parsed, if `received`, its first bytes, holds all of it."""
+    """The head of an answer that was parsed, if `received`, its first bytes, holds all of it.
+
+    They may be those of an interim answer, which has no length, but where a server is wrong.
+    """
     end = received.find(b"\r\n\r\n") + 4
-    cut = _cut(received[:end]) if end > 4 and head.status == 200 else None
+    is_plain = head.status == 200 and received.startswith(b" 200", len(b"HTTP/1.1"))
+    cut = _cut(received[:end]) if end > 4 and is_plain else None
     return None if cut is None else KnownAnswer(cut, head)
 
 

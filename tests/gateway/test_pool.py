@@ -272,6 +272,7 @@ def test_one_can_hang_up_on_an_answer_with_a_known_head(place: str) -> None:
         HEAD.replace(b"200 OK", b"404 Not Found"),
         HEAD.replace(b"server: x", b"connection: close"),
         b"HTTP/1.1 103 Early Hints\r\n\r\n" + HEAD,
+        b"HTTP/1.1 103 Early Hints\r\ncontent-length: 4\r\n\r\n" + HEAD,
     ],
 )
 def test_a_head_is_known_only_of_an_answer_that_is_nothing_special(head: bytes) -> None:
