@@ -79,7 +79,7 @@ def make_swap(
             expected=expected_of(settings, base),
             drain_seconds=trainer.drain_seconds,
             pause_seconds=trainer.pause_seconds,
-            shelf=Shelf(settings.runs_dir, trainer.full_kept),
+            shelf=Shelf(settings.runs_dir, settings.adapters_dir, trainer.full_kept),
             probe_tolerance=trainer.probe_tolerance,
             clock=clock,
         )

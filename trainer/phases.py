@@ -151,7 +151,10 @@ class Phases:
             Phase.PROBED: self._promote,
         }[run.phase]
         self._guard()
-        return step(directory, run)
+        run = step(directory, run)
+        if run.phase is Phase.FAILED:
+            directory.clear(is_failed=True)
+        return run
 
     def resume(self, directory: RunDirectory) -> None:
         """Repeat what a kill may have cut off right after the run was written."""

@@ -22,7 +22,7 @@ from trainer.delivery.gate import CONFIG
 from trainer.durable import sync_directory, sync_tree
 from trainer.full import load_frozen, load_whole, save_whole
 from trainer.quantization import as_served, check_quantization, load_quantised
-from trainer.runs import OPTIMIZER, Plan
+from trainer.runs import OPTIMIZER, UNFINISHED, Plan
 from trainer.sharding import trained_weights, whole
 from trajectories.errors import RatchetError, SettingsError
 from trajectories.resources import PROBE, Probe, ProbeSet
@@ -233,7 +233,7 @@ def save_policy(
     if not ranks.is_first():
         ranks.wait()
         return
-    beside = trained.with_name(".trained.new")
+    beside = trained.with_name(UNFINISHED)
     shutil.rmtree(beside, ignore_errors=True)
     shutil.rmtree(trained, ignore_errors=True)
     if whole is None:

@@ -10,7 +10,6 @@ is a crash, and the loop starts it again.
 import argparse
 import gc
 import logging
-import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -26,7 +25,7 @@ from trainer.advantages.advantage import tracker_after
 from trainer.advantages.tracker import Tracker, recall
 from trainer.algorithms.plugins import AlgorithmError, asks_of, find
 from trainer.algorithms.protocol import Algorithm, NothingToLearn, Round
-from trainer.algorithms.sequence import CHECKPOINTS, LEGS, Leg, legs, plan_after, taken
+from trainer.algorithms.sequence import Leg, legs, plan_after, taken
 from trainer.batch.samples import Sample
 from trainer.callbacks import Divergence, ProgressFile
 from trainer.delivery.probe import tolerance_for
@@ -81,8 +80,7 @@ def main() -> int:
     if not ranks.is_first():
         return 0 if result.is_trained else ranks.status_of_follower(directory.path / RESULT)
     write_atomic(directory.path / RESULT, result.to_json())
-    for path in (*directory.path.glob(f"{CHECKPOINTS}*"), directory.path / LEGS):
-        shutil.rmtree(path, ignore_errors=True)
+    directory.clear(is_failed=not result.is_trained)
     return 0
 
 

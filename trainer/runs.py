@@ -31,7 +31,10 @@ BATCH = "batch.jsonl"
 RESULT = "result.json"
 PROGRESS = "progress.json"
 TRAINED = "trained"  # what the training process leaves: weights, probes, optimizer
+UNFINISHED = ".trained.new"  # the same, while it is written
 OPTIMIZER = "optimizer.pt"  # below TRAINED
+CHECKPOINTS = "checkpoints"
+LEGS = "legs"  # what legs before the last one leave
 LOG = "round.log"
 NOTES = "notes.json"  # what the training process has to say beside numbers
 OWNER = "owner"  # the policy whose trainer fills the directory
@@ -153,6 +156,12 @@ class RunDirectory:
         write_atomic(self.path / RUN, changed.to_json())
         return changed
 
+    def clear(self, *, is_failed: bool) -> None:
+        """Remove what only a training that goes on needs, and what one that failed has made."""
+        gone = [*self.path.glob(f"{CHECKPOINTS}*"), self.path / LEGS, self.path / UNFINISHED]
+        for path in (*gone, self.trained) if is_failed else gone:
+            shutil.rmtree(path, ignore_errors=True)
+
     def plan(self) -> Plan:
         return Plan.from_json((self.path / PLAN).read_bytes())
 
@@ -187,7 +196,8 @@ def all_runs(runs_dir: Path) -> list[RunDirectory]:
 
 
 def sweep(runs_dir: Path, policy: str) -> None:
-    """Remove directories of a policy's rounds that were killed before they became a run.
+    """Remove what a policy's rounds left: those that were killed before they became a run, and
+    what was trained on the way to the end of the others.
 
     Another policy's trainer may be filling one right now.
     """
@@ -195,6 +205,10 @@ def sweep(runs_dir: Path, policy: str) -> None:
         owner = path / OWNER
         if not (path / RUN).exists() and (not owner.exists() or owner.read_text() == policy):
             shutil.rmtree(path)
+    for directory in all_runs(runs_dir):
+        run = directory.read()
+        if run.policy == policy and run.is_finished:
+            directory.clear(is_failed=run.phase is Phase.FAILED)
 
 
 def announce(redis: Redis, run: Run) -> None:

@@ -66,7 +66,7 @@ def swapping(
             expected=Expected(BASE, sha256, whole=Whole(engine.model, "float32")),
             drain_seconds=1,
             pause_seconds=pause_seconds,
-            shelf=Shelf(path / "runs", 2),
+            shelf=Shelf(path / "runs", path / "versions", 2),
         )
         swap.check()
         try:
@@ -147,6 +147,7 @@ def publish_whole(engine: RealEngine, path: Path, version: int) -> PolicyVersion
         state=VersionState.CANDIDATE,
         kind=Kind.FULL,
         path=str(directory),
+        parent=plan.parent,
         run_id=plan.run_id,
     )
 

@@ -219,6 +219,8 @@ def test_a_training_process_that_dies_is_started_again_over_the_same_rows_then_g
     starts = (make_loop.settings.runs_dir / run.run_id / "starts").read_text().splitlines()
     assert [line.split()[1] for line in starts] == ["4", "4", "4"]
     assert run.reason == "the training process died 3 times, last with status 1: out of memory"
+    left = (make_loop.settings.runs_dir / run.run_id).iterdir()
+    assert not [path.name for path in left if path.is_dir()], "nobody goes on from it"
 
 
 def test_a_poisoned_adapter_is_rejected_before_any_engine_sees_it(

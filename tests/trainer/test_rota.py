@@ -21,7 +21,7 @@ from trainer.delivery.swap import superfluous
 from trainer.loop import Loop
 from trainer.phases import find_base
 from trainer.rota import Rota
-from trainer.runs import OWNER, Run, RunDirectory, all_runs, sweep
+from trainer.runs import OWNER, Phase, Run, RunDirectory, all_runs, sweep
 from trainer.training import Training
 from trainer.turn import Turn
 from trajectories import keys
@@ -328,6 +328,24 @@ def test_a_trainer_that_starts_sweeps_its_own_remains_alone(tmp_path: Path) -> N
     sweep(tmp_path, "policy")
     assert [path.name for path in tmp_path.iterdir()] == ["theirs"]
     assert (tmp_path / "theirs" / OWNER).read_text() == "planner"
+
+
+def test_a_trainer_that_starts_removes_what_was_trained_on_the_way(tmp_path: Path) -> None:
+    for phase in (Phase.FAILED, Phase.PROMOTED, Phase.COLLECTED):
+        directory = RunDirectory(tmp_path / phase.value)
+        for name in ("checkpoints", "legs", ".trained.new", "trained"):
+            (directory.path / name).mkdir(parents=True)
+        ids = {"run_id": phase.value, "policy": "policy", "algorithm": "grpo", "parent": 0}
+        directory.write(Run(phase=phase, started_at=1, updated_at=1, **ids))
+    sweep(tmp_path, "planner")
+    assert (tmp_path / "failed" / "legs").is_dir()
+    sweep(tmp_path, "policy")
+    left = {path.name: sorted(p.name for p in path.glob("*/")) for path in tmp_path.iterdir()}
+    assert left == {
+        "failed": [],
+        "promoted": ["trained"],
+        "collected": [".trained.new", "checkpoints", "legs", "trained"],
+    }
 
 
 def snapshot(policy: str, *states: tuple[VersionState, float]) -> Snapshot:

@@ -20,10 +20,7 @@ from trainer.algorithms.plugins import names_in
 from trainer.algorithms.protocol import Asks
 from trainer.batch.samples import Sample
 from trainer.durable import write_atomic
-from trainer.runs import OPTIMIZER, Plan, RunDirectory
-
-CHECKPOINTS = "checkpoints"
-LEGS = "legs"  # what legs before the last one leave
+from trainer.runs import CHECKPOINTS, LEGS, OPTIMIZER, Plan, RunDirectory
 
 
 @dataclass(frozen=True, slots=True)

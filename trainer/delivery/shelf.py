@@ -3,7 +3,8 @@
 Kept are the version that serves, candidates, those it was preceded by up to
 `trainer.full_kept` in all, and the last one that was rejected, for inspection.
 With a version goes what its training left: moments, and weights in float32.
-The registry is told first, so that nobody goes back to what is gone.
+The registry is told first, so that nobody goes back to what is gone; whatever it
+calls gone is looked for each time, as a kill may have come in between.
 """
 
 import logging
@@ -25,17 +26,25 @@ class Shelf:
     """Where whole models and their runs are, and how many stay."""
 
     runs_dir: Path
+    versions_dir: Path
     kept: int  # the current one among them
 
     def clear(self, registry: Registry) -> None:
         """Remove what nobody goes back to."""
         for entry in superfluous(registry.snapshot(), self.kept):
-            assert entry.path is not None
             registry.move(entry.version, entry.state, path=None)
-            shutil.rmtree(entry.path, ignore_errors=True)
-            if entry.run_id is not None:
-                shutil.rmtree(self.runs_dir / entry.run_id / TRAINED, ignore_errors=True)
-            logger.info("removed from disk", extra={"model": entry.model})
+        for entry in registry.snapshot().versions.values():
+            if entry.kind is Kind.FULL and entry.version and entry.path is None:
+                self._remove(entry)
+
+    def _remove(self, entry: PolicyVersion) -> None:
+        gone = [self.versions_dir / entry.model]
+        if entry.run_id is not None:
+            gone.append(self.runs_dir / entry.run_id / TRAINED)
+        for path in gone:
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+                logger.info("removed from disk", extra={"path": str(path)})
 
 
 def superfluous(snapshot: Snapshot, kept: int) -> list[PolicyVersion]:

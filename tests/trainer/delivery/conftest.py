@@ -41,7 +41,7 @@ class House:
             expected=Expected("base", "b" * 64, whole=Whole(self.path / "base", "float32")),
             drain_seconds=100,
             pause_seconds=pause_seconds,
-            shelf=Shelf(self.path / "runs", 2),
+            shelf=Shelf(self.path / "runs", self.path / "versions", 2),
             silence_seconds=0.0,
             clock=lambda: self.now,
         )

@@ -231,6 +231,28 @@ def test_only_the_last_ones_stay_on_disk_and_the_registry_knows(house: House) ->
     assert Path(entries[2].path or "").is_dir()
 
 
+def test_what_a_kill_left_of_a_version_that_is_gone_is_removed_later(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entries = [house.promote(version) for version in (1, 2, 3)]
+
+    class Killed(BaseException):
+        """Stands for SIGKILL."""
+
+    def die(*_: object, **__: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr("trainer.delivery.shelf.shutil.rmtree", die)
+        with pytest.raises(Killed):
+            house.swap.retire()
+    assert house.registry.snapshot().versions[1].path is None
+    house.restart()
+    house.swap.retire()
+    assert [Path(entry.path or "").is_dir() for entry in entries] == [False, True, True]
+    assert not (house.path / "runs" / "run_1" / "trained").exists()
+
+
 def test_without_the_routes_it_does_not_start_and_says_how_they_come(house: House) -> None:
     house.engines[1].is_dev_mode = False
     with pytest.raises(SettingsError, match="VLLM_SERVER_DEV_MODE=1"):
