@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from trajectories.archive import Archived
+from trajectories.choices import taken_choices
 from trajectories.model import Transition
 
 Row = dict[str, Any]
@@ -38,10 +39,18 @@ def messages_of(step: Transition) -> list[Row]:
     return [clean(as_message(entry)) for entry in entries if isinstance(entry, dict)]
 
 
-def answer_of(step: Transition) -> Row | None:
-    """What was answered, the first choice of it; None where nothing was."""
-    message = step.choices[0].message if step.choices else None
+def answer_of(step: Transition, index: int | None) -> Row | None:
+    """What the choice of that index says; None where there is none or it says nothing."""
+    message = next((one.message for one in step.choices if one.index == index), None)
     return clean(as_message(message)) if message else None
+
+
+def answers_taken(record: Archived) -> dict[str, int]:
+    """Of each call: id -> index of the choice its client went on with, where that is known."""
+    steps = record.trajectory.transitions
+    found = {step.id: step.choices[0].index for step in steps if len(step.choices) == 1}
+    several = taken_choices(steps)
+    return found | {name: index for name, index in several.items() if index is not None}
 
 
 def trained(record: Archived) -> list[Transition]:
@@ -59,10 +68,11 @@ def conversations(record: Archived) -> Iterator[Row]:
     One for each conversation that was not gone on with. Our own answers weigh 1
     and the client's other words of the assistant 0.
     """
+    taken = answers_taken(record)
     steps = [
-        (step, [*sent, answer])
+        (step, [*messages_of(step), answer])
         for step in trained(record)
-        if (answer := answer_of(step)) is not None and (sent := messages_of(step)) is not None
+        if (answer := answer_of(step, taken.get(step.id))) is not None
     ]
     keys = [[_key(message) for message in whole] for _, whole in steps]
     ours = {(len(own) - 1, own[-1]) for own in keys}

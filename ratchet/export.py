@@ -7,7 +7,7 @@ from enum import StrEnum
 from itertools import pairwise
 from typing import Any
 
-from ratchet.chat import answer_of, conversations, fine_tuning_row, messages_of
+from ratchet.chat import answer_of, answers_taken, conversations, fine_tuning_row, messages_of
 from ratchet.preferences import Judged, corrected, corrections, judged, preferred, prompt_digest
 from trajectories.archive import Archived
 
@@ -54,13 +54,19 @@ def rows_of(record: Archived) -> Iterator[Row]:
             "timestamp": _time(transition.started_at),
             "trajectory_id": trajectory.id,
             "session_id": trajectory.session_id,
+            "rollout": transition.rollout,
             "transition_id": transition.id,
             "response_id": transition.response_id,
             "step": step,
             "policy_version": transition.policy_version,
             "outcome": transition.outcome.value,
             "rewards": [
-                {"name": reward.name, "source": reward.source, "value": reward.value}
+                {
+                    "name": reward.name,
+                    "source": reward.source,
+                    "value": reward.value,
+                    "choice": reward.choice,
+                }
                 for reward in trajectory.rewards
                 if reward.transition_id in (None, transition.id)
             ],
@@ -74,8 +80,9 @@ def trajectory_rows(record: Archived) -> Iterator[Row]:
     tools which read chat rows read this too.
     """
     trajectory = record.trajectory
-    last = next((step for step in reversed(trajectory.transitions) if answer_of(step)), None)
-    answer = answer_of(last) if last else None
+    taken = answers_taken(record)
+    said = ((step, answer_of(step, taken.get(step.id))) for step in trajectory.transitions[::-1])
+    last, answer = next(((step, answer) for step, answer in said if answer), (None, None))
     yield {
         "schema": TRAJECTORY_SCHEMA,
         "trajectory_id": trajectory.id,
@@ -101,9 +108,11 @@ def trajectory_rows(record: Archived) -> Iterator[Row]:
 
 
 def openai_rows(record: Archived) -> Iterator[Row]:
-    """OpenAI's chat fine-tuning format; a correction is a row of its own."""
+    """OpenAI's chat fine-tuning format; a correction is a row of its own. Nothing of siblings."""
+    if record.trajectory.rollout is not None:
+        return
     yield from conversations(record)
-    for step, wanted in corrections(record):
+    for step, _, wanted in corrections(record):
         sent = [
             {**message, "weight": 0} if message["role"] == "assistant" else message
             for message in messages_of(step)

@@ -106,6 +106,7 @@ def _transition(row: Row, defaults: Defaults) -> Imported:
             "outcome": Outcome(row.get("outcome") or Outcome.COMPLETE),
             "policy_version": row.get("policy_version"),
             "agent": row.get("agent_id") or step.agent,
+            "rollout": _text(row, "rollout"),
         }
     )
     return Imported(name, (step,))

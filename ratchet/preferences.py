@@ -4,6 +4,7 @@ Two kinds: a correction (rejected: what was answered, chosen: what should have
 been) and one prompt answered more than once with different rewards. Pure.
 """
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -12,9 +13,10 @@ from typing import Any
 
 import orjson
 
-from ratchet.chat import answer_of, as_message, clean, messages_of, trained
+from ratchet.chat import answer_of, answers_taken, as_message, clean, messages_of, trained
 from trajectories.archive import Archived
-from trajectories.model import Feedback, Transition
+from trajectories.composition import FEEDBACK
+from trajectories.model import Feedback, Trajectory, Transition
 
 Row = dict[str, Any]
 
@@ -28,48 +30,54 @@ class Judged:
     reward: float
     tools: list[Any]
     trajectory_id: str
+    rollout: str | None = None  # no user got it: the call that it is a sibling of
 
 
 def corrected(record: Archived) -> Iterator[Row]:
     """Pairs from corrections."""
-    for step, wanted in corrections(record):
-        answer = answer_of(step)
+    for step, answer, wanted in corrections(record):
         if answer is not None and wanted != [answer]:
-            yield _pair(messages_of(step), wanted, [answer], step, record.trajectory.id)
+            yield _pair(messages_of(step), wanted, [answer], step, record.trajectory)
 
 
-def corrections(record: Archived) -> Iterator[tuple[Transition, list[Row]]]:
-    """Each transition that somebody corrected, and the messages it should have been."""
-    steps = trained(record)
+def corrections(record: Archived) -> Iterator[tuple[Transition, Row | None, list[Row]]]:
+    """Each transition that somebody corrected, what it said, and what it should have said."""
+    steps, taken = trained(record), answers_taken(record)
     by_response = {step.response_id: step for step in steps if step.response_id}
     for vote in record.feedback:
         wanted = _wanted(vote)
         last = steps[-1] if steps else None
         step = by_response.get(vote.response_id) if vote.response_id else last
         if wanted and step is not None:
-            yield step, wanted
+            index = taken.get(step.id) if vote.choice is None else vote.choice
+            yield step, answer_of(step, index), wanted
 
 
 def judged(record: Archived) -> Iterator[Judged]:
     """Each answer whose own worth is known.
 
     That is the mean of the votes on it, else, of the last one, the trajectory's reward.
+    Votes that name no choice are of the one that was taken.
     """
-    steps = trained(record)
-    last = record.trajectory.transitions[-1].id if record.trajectory.transitions else None
-    for step in steps:
-        votes = [
-            reward.value
-            for reward in record.trajectory.rewards
-            if reward.transition_id == step.id and reward.source.startswith("feedback:")
-        ]
-        worth = fsum(votes) / len(votes) if votes else None
-        if worth is None and step.id == last:
-            worth = record.trajectory.reward
-        answer = answer_of(step)
-        if worth is not None and answer is not None:
-            tools = step.request.get("tools") or []
-            yield Judged(messages_of(step), answer, worth, tools, record.trajectory.id)
+    trajectory, taken = record.trajectory, answers_taken(record)
+    last = trajectory.transitions[-1].id if trajectory.transitions else None
+    votes: dict[tuple[str, int | None], list[float]] = defaultdict(list)
+    for reward in trajectory.rewards:
+        if reward.transition_id is not None and reward.source.startswith(FEEDBACK):
+            index = taken.get(reward.transition_id) if reward.choice is None else reward.choice
+            votes[reward.transition_id, index].append(reward.value)
+    for step in trained(record):
+        for index in (choice.index for choice in step.choices):
+            own = votes.get((step.id, index))
+            worth = fsum(own) / len(own) if own else None
+            if worth is None and step.id == last and taken.get(step.id) == index:
+                worth = trajectory.reward
+            answer = answer_of(step, index)
+            if worth is not None and answer is not None:
+                tools = step.request.get("tools") or []
+                yield Judged(
+                    messages_of(step), answer, worth, tools, trajectory.id, trajectory.rollout
+                )
 
 
 def prompt_digest(tenant: str, entry: Judged) -> int:
@@ -87,16 +95,20 @@ def preferred(answers: Sequence[Judged]) -> Row | None:
     row: Row = {"prompt": best.prompt, "chosen": [best.answer], "rejected": [worst.answer]}
     if best.tools:
         row["tools"] = best.tools
+    if rollout := best.rollout or worst.rollout:
+        row["rollout"] = rollout
     return row | {"source": "rewards", "trajectory_id": best.trajectory_id}
 
 
 def _pair(
-    prompt: list[Row], chosen: list[Row], rejected: list[Row], step: Transition, name: str
+    prompt: list[Row], chosen: list[Row], rejected: list[Row], step: Transition, of: Trajectory
 ) -> Row:
     row: Row = {"prompt": prompt, "chosen": chosen, "rejected": rejected}
     if tools := step.request.get("tools"):
         row["tools"] = tools
-    return row | {"source": "correction", "trajectory_id": name}
+    if of.rollout is not None:
+        row["rollout"] = of.rollout
+    return row | {"source": "correction", "trajectory_id": of.id}
 
 
 def _wanted(vote: Feedback) -> list[Row]:

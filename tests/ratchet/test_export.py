@@ -11,6 +11,8 @@ from typer.testing import CliRunner
 
 from ratchet import cli
 from ratchet.export import Format, export_rows
+from ratchet.imports import Defaults, parse
+from ratchet.preferences import judged
 from ratchet.traffic import when
 from tests.trajectories.archive.records import archived, conversation
 from tests.workers.records import call, vote
@@ -219,3 +221,74 @@ def test_the_same_prompt_of_two_tenants_makes_no_pair() -> None:
     )
     assert rows(Format.PREFERENCE, ours, other) == []
     assert TrajectoryRef("acme", "traj_a") == other.ref
+
+
+def of_choice(step: Transition, value: float, choice: int | None = None) -> Reward:
+    return Reward(
+        id=f"r-{step.id}-{choice}",
+        trajectory_id="traj_a",
+        transition_id=step.id,
+        choice=choice,
+        name="reward",
+        source="feedback:human",
+        value=value,
+    )
+
+
+def with_choices(step: Transition) -> Transition:
+    """Of two choices the second is what the next call goes on with."""
+    other = Choice(index=0, message={"role": "assistant", "content": "another"}, token_ids=(5,))
+    taken = step.choices[0].model_copy(update={"index": 1})
+    return step.model_copy(update={"choices": (other, taken)})
+
+
+def test_each_choice_is_worth_what_was_said_of_it() -> None:
+    (step,) = conversation("traj_a", 1)
+    step = with_choices(step)
+    made = with_steps([step], reward=0.5)
+    rewards = (of_choice(step, -1.0, 0), of_choice(step, 1.0, 1))
+    made = Archived(made.trajectory.model_copy(update={"rewards": rewards}))
+    (pair,) = rows(Format.PREFERENCE, made)
+    assert pair["chosen"] == [{"role": "assistant", "content": "Antwort 0"}]
+    assert pair["rejected"] == [{"role": "assistant", "content": "another"}]
+    (row,) = rows(Format.TRANSITIONS, made)
+    assert [(entry["choice"], entry["value"]) for entry in row["rewards"]] == [(0, -1), (1, 1)]
+    # Nobody knows which of them was taken.
+    assert rows(Format.OPENAI, made) == []
+    alone = Archived(made.trajectory.model_copy(update={"rewards": ()}))
+    assert list(judged(alone)) == []
+
+
+def test_the_choice_that_was_gone_on_with_has_the_votes_on_its_call() -> None:
+    first, last = conversation("traj_a", 2)
+    first = with_choices(first)
+    made = with_steps([first, last], reward=0.5)
+    told = vote(None, response="chatcmpl-traj_a-0").model_copy(update={"correction": "Better."})
+    other = told.model_copy(update={"id": "fb_other", "choice": 0})
+    rewards = (of_choice(first, 1.0),)
+    made = Archived(made.trajectory.model_copy(update={"rewards": rewards}), (told, other))
+    found = [(entry.answer["content"], entry.reward) for entry in judged(made)]
+    assert found == [("Antwort 0", 1.0), ("Antwort 1", 0.5)]
+    pairs = rows(Format.PREFERENCE, made)
+    assert [pair["rejected"][0]["content"] for pair in pairs] == ["Antwort 0", "another"]
+    weights = [
+        (entry["content"], entry["weight"])
+        for entry in rows(Format.OPENAI, made)[0]["messages"]
+        if entry["role"] == "assistant"
+    ]
+    assert weights == [("Antwort 0", 1), ("Antwort 1", 1)]
+
+
+def test_a_sibling_is_no_users_traffic_in_any_form() -> None:
+    (step,) = conversation("traj_a", 1)
+    answer = Choice(message={"role": "assistant", "content": "anew"})
+    anew = step.model_copy(update={"id": "tr_r", "rollout": step.id, "choices": (answer,)})
+    of_users, rolled = with_steps([step], reward=-1.0), with_steps([anew], name="r", reward=1.0)
+    rolled = Archived(rolled.trajectory.model_copy(update={"rollout": step.id}))
+    assert [row["rollout"] for row in rows(Format.TRANSITIONS, of_users, rolled)] == [None, step.id]
+    assert rows(Format.OPENAI, of_users, rolled) == rows(Format.OPENAI, of_users)
+    (pair,) = rows(Format.PREFERENCE, of_users, rolled)
+    assert pair["rollout"] == step.id
+    (row,) = rows(Format.TRANSITIONS, rolled)
+    found = parse(orjson.dumps(row), Defaults("default", None, None, 0.0))
+    assert [step.rollout for step in found.transitions] == [step.id]
