@@ -38,6 +38,8 @@ def account_of(
     (unix seconds) a verdict that is still out is waited for.
     """
     is_judged = verdicts_until <= now
+    if trajectory.rollout is not None:
+        windows = {}  # no user was there to say any of that
     return Account(
         policies=tuple(policy for policy in trajectory.policies if policy not in foreign),
         labels=labels_of(trajectory, votes, windows, now, verdicts)

@@ -3,6 +3,8 @@
 import pytest
 
 from tests.trainer.records import a_trajectory
+from trajectories.account import account_of
+from trajectories.composition import Outcome
 from trajectories.labels import Labels, labels_of, waited_until
 from trajectories.model import Feedback, FeedbackSource, Trajectory
 
@@ -25,6 +27,19 @@ def vote(name: str = "reward", at: float = 1.0, *, value: float | None = 1.0,
 def closed(at: float | None = 1010.0) -> Trajectory:
     """Last active at 1000."""
     return a_trajectory("t1", closed_at=at)
+
+
+def test_nothing_that_users_say_is_waited_for_of_a_sibling() -> None:
+    of_a_user = closed()
+    for trajectory, expected in (
+        (of_a_user, Labels.PENDING),
+        (of_a_user.model_copy(update={"rollout": "tr_1"}), Labels.CLOSED),
+    ):
+        account = account_of(
+            trajectory, (), (), Outcome(0.0, False), windows={"reopened": 1e6}, now=9999.0
+        )
+        assert account.labels is expected
+        assert (account.waited_until > 9999.0) is (expected is Labels.PENDING)
 
 
 def test_the_longest_window_of_what_was_not_said_is_waited_for() -> None:

@@ -20,7 +20,7 @@ from trainer.batch.windows import start_of_window
 from trainer.batch.worth import Unit, Worth, agent_in, agent_of, said_by_unit, weigh
 from trajectories.access import TENANT
 from trajectories.choices import taken_choices
-from trajectories.composition import Composition
+from trajectories.composition import FEEDBACK, Composition
 from trajectories.model import Choice, Outcome, Record, Trajectory, Transition
 from trajectories.sampling import has_ratio, is_only_constrained
 from trajectories.survey import is_surveyed, propensity_of
@@ -167,7 +167,11 @@ def calls_of(trajectory: Trajectory, selection: Selection) -> tuple[Call, ...]:
     """Every call of a trajectory and what can be said of it without its worth."""
     calls = []
     taken = taken_choices(trajectory.transitions)
-    judged = {(r.transition_id, r.choice) for r in trajectory.rewards if r.choice is not None}
+    judged = {
+        (reward.transition_id, reward.choice)
+        for reward in trajectory.rewards
+        if reward.choice is not None and reward.source.startswith(FEEDBACK)
+    }
     for transition in trajectory.transitions:
         agent = agent_of(trajectory, transition)
         reason = transition_exclusion(transition, selection)

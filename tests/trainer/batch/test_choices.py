@@ -94,6 +94,13 @@ def test_air_in_a_choice_shapes_what_was_said_of_it() -> None:
     assert session.reward == 1.0, "a choice's fault is not the session's"
 
 
+def test_a_fault_alone_makes_no_choice_a_part_of_its_own() -> None:
+    fault = vote(-0.25, 0).model_copy(update={"id": "air", "source": "air:truncated"})
+    samples, excluded = samples_of(a_session(vote(1.0, of=None), fault), a_selection())
+    assert samples == []
+    assert excluded == {Exclusion.UNPICKED: 3}
+
+
 def test_sft_takes_the_good_ones_alone() -> None:
     session = a_session(vote(1.0, 0), vote(-1.0, 1))
     assert [s.id for s in found(session, needs_ratio=False, above=0.0)] == ["t1-0/0"]
