@@ -21,6 +21,7 @@ from gateway.dialects.responses import named_responses
 from gateway.errors import ApiError
 from gateway.reception import receive
 from gateway.responses_store import earlier_of
+from gateway.rollouts import engines_among
 from gateway.routing import Route, at_replica
 from gateway.services import Services
 from gateway.spool.payload import FOLDS, stream_payload, usage_of, whole_payload
@@ -140,6 +141,8 @@ class Exchange:
         try:
             self._call = call = receive(path, headers, caller, body)
             self._targets = services.table.targets(call.model, call.dialect)
+            if call.rollout is not None:
+                self._targets = engines_among(self._targets)
             named = named_responses(call.body) if call.dialect == "responses" else []
         except ApiError as error:
             self._phase = _OVER

@@ -1,7 +1,10 @@
 """Rollouts at the door: who may say that a call is one, and of what. Pure."""
 
+from collections.abc import Iterable
+
 from gateway.access import ROLLOUT, Caller
 from gateway.errors import ApiError
+from gateway.upstreams.table import Target
 from trajectories.rollouts import HEADER, MOST_ANSWERS, Rollout
 
 
@@ -22,3 +25,15 @@ def rollout_of(written: bytes, caller: Caller) -> Rollout:
         message = "a sibling is asked for with a key of the tenant whose prompt it answers"
         raise ApiError(403, "wrong_tenant", message, param=HEADER)
     return rollout
+
+
+def engines_among(targets: Iterable[Target]) -> tuple[Target, ...]:
+    """Where a sibling is asked for: of the policy's own engine, and of no fallback that is paid.
+
+    Raises ApiError 400 when a model's name leads to others alone.
+    """
+    found = tuple(target for target in targets if target.is_policy)
+    if not found:
+        message = "a sibling is an answer of a policy, and this model is none"
+        raise ApiError(400, "bad_rollout", message, param="model")
+    return found

@@ -4,7 +4,8 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.gateway.conftest import Running
+from tests.fakes.vllm import FakeVLLM
+from tests.gateway.conftest import Running, free_port
 from trajectories.access import KeyStore, ScopeName
 from trajectories.rollouts import Rollout
 
@@ -41,6 +42,25 @@ def test_nobody_is_asked_about_it(start: Callable[..., Running]) -> None:
     assert "x-ratchet-ask" not in answer.headers
     assert running.records()[0].ask is None
     assert running.chat().headers["x-ratchet-ask"] == "1"
+
+
+def test_no_fallback_is_asked_for_it(start: Callable[..., Running]) -> None:
+    with FakeVLLM(base_model="gpt").serve() as paid:
+        running = start(
+            upstream={"url": f"http://127.0.0.1:{free_port()}"},
+            upstreams={"paid": {"kind": "vllm", "url": paid.url}},
+            routes={
+                "policy": {"upstream": "policy", "fallbacks": ["big"]},
+                "big": {"upstream": "paid", "model": "gpt"},
+            },
+        )
+        assert running.chat().status_code == 200
+        asked = len(paid.requests)
+        assert asked == 1
+        assert running.chat(headers={HEADER: "default/tr_parent/0"}).status_code == 503
+        other = running.chat(model="big", headers={HEADER: "default/tr_parent/1"})
+        assert other.status_code == 400
+        assert len(paid.requests) == asked
 
 
 @pytest.mark.parametrize("written", ["tr_parent", "default/tr_parent/99", "default/tr_parent/x"])

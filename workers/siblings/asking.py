@@ -77,7 +77,7 @@ class Asker:
 def alias_of(settings: Settings, policy: str) -> str | None:
     """A model name that means `policy` and nobody else; None: that of the recorded request.
 
-    No route of the client's own is taken, and so no fallback to another server.
+    The gateway asks the policy's own engine alone, whatever fallbacks a route of that name has.
     """
     own = settings.policies.get(policy)
     named = (*(own.aliases if own else ()), *settings.gateway.aliases)
