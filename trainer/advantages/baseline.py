@@ -81,42 +81,47 @@ def joined_calls(
     That is so where a later call of a trajectory was answered anew: up to there
     nothing was chosen otherwise, so only what it said is held against them.
     """
-    of_call = {
-        (sample.rollout, groups[sample.part][-1]): groups[sample.part]
+    rolled = {
+        (sample.rollout, group[-1], group[-2]): group
         for sample in samples
         if sample.rollout is not None
+        for group in (groups[sample.part],)
     }
+    calls = {call for call, _, _ in rolled}
     found: dict[str, tuple[str, Group]] = {}
-    if not of_call:
+    if not calls:
         return found
     for sample in samples:  # read once more: a round may be larger than memory
-        group = of_call.get((sample.id.rpartition("/")[0], sample.version))
-        if group is not None and groups[sample.part] != group:
-            found[sample.id] = sample.part, group
+        if sample.transition in calls:
+            # A sibling whose own first call was left out begins with another prompt.
+            group = rolled.get((sample.transition, sample.version, _tokens_of(sample)))
+            if group is not None and groups[sample.part] != group:
+                found[sample.id] = sample.part, group
     return found
 
 
-def groups_of(samples: Iterable[Sample]) -> dict[str, Group]:
+def groups_of(samples: Sequence[Sample]) -> dict[str, Group]:
     """Part -> the group it is in: the same first prompt under one version.
 
     Choices of one call that were judged by themselves are parts of it. Siblings
     that were rolled out on purpose are trajectories of their own, and meet here
-    because their prompt is the same.
+    because their prompt is the same: token for token, or it was written anew by
+    another chat template.
     """
+    rolled = {sample.anchor for sample in samples if sample.rollout is not None}
     steps: dict[str, int] = {}
     found: dict[str, Group] = {}
     for sample in samples:
         if sample.step < steps.get(sample.part, sample.step + 1):
             steps[sample.part] = sample.step
-            group = sample.tenant, sample.agent, _prompt_of(sample), sample.version
-            found[sample.part] = group
+            is_plain = sample.anchor and sample.anchor not in rolled
+            prompt = sample.anchor if is_plain else _tokens_of(sample)
+            found[sample.part] = sample.tenant, sample.agent, prompt, sample.version
     return found
 
 
-def _prompt_of(sample: Sample) -> str:
-    """A name for what was asked: the anchor, or a digest of the ids where nothing else is known."""
-    if sample.anchor:
-        return sample.anchor
+def _tokens_of(sample: Sample) -> str:
+    """A digest of the prompt's token ids."""
     tokens = repr(sample.prompt_token_ids).encode()
     return blake2b(tokens, digest_size=_DIGEST_BYTES).hexdigest()
 

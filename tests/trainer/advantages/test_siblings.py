@@ -60,6 +60,17 @@ def test_siblings_of_another_version_are_a_group_of_their_own() -> None:
     assert by_group(samples)[1:] == pytest.approx([1.0, -1.0])
 
 
+@pytest.mark.parametrize("step", [0, 1])
+def test_an_answer_to_other_tokens_is_in_no_group_with_it(step: int) -> None:
+    """Another chat template, or a sibling of which only a later call was kept."""
+    original = a_sample("o", 1.0, id="tr_o/0", anchor="x", step=step, prompt_token_ids=(1, 2, 3))
+    start = a_sample("o", 1.0, id="tr_o1/0", anchor="start", calls_to_go=1)
+    samples = [*([start] if step else []), original, *siblings([-1.0], of="tr_o", anchor="x")]
+    against = comparison(samples, "group")
+    assert against.joined == {}
+    assert against.groups["o"] != against.groups["s0"]
+
+
 def test_a_group_in_which_the_original_has_no_label_is_that_of_the_siblings() -> None:
     earlier = a_sample("o", -0.2, id="tr_o1/0", anchor="start", is_labelled=False, calls_to_go=1)
     later = a_sample("o", -0.2, id="tr_o2/0", anchor="x", step=1, is_labelled=False)
