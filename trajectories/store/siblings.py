@@ -44,6 +44,10 @@ class Siblings(Room):
         """Whether the caller is the one who asks; before it asks, so that it is done once."""
         return bool(self._redis.eval(_CLAIM, 1, keys.trajectory(ref.tenant, ref.id)))
 
+    def release_for_siblings(self, ref: TrajectoryRef) -> None:
+        """Give back a claim under which nothing was asked."""
+        self._redis.hdel(keys.trajectory(ref.tenant, ref.id), "asked_anew")
+
     def has_calls(self, ref: TrajectoryRef, count: int) -> bool:
         """Whether so many calls of a trajectory have arrived."""
         return int(self._redis.hlen(keys.transitions_of(ref.tenant, ref.id))) >= count

@@ -1,6 +1,7 @@
 """Asking the gateway for a sibling, as a client that says what it is."""
 
 import json
+import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,10 +21,21 @@ _LEFT_OUT = frozenset(
 )
 _LIMITS = ("max_completion_tokens", "max_tokens")
 _ANY = "*"
+_OF_PROMPT = frozenset({400, 413, 422})
+_NOT_CONNECTED = (ConnectionRefusedError, socket.gaierror)
 
 
 class NoAnswer(RatchetError):
-    """A sibling could not be had."""
+    """A sibling could not be had.
+
+    `is_unasked`: no engine has seen it, so it cost nothing. `is_of_prompt`: what was asked
+    is refused, and not who asks.
+    """
+
+    def __init__(self, message: str, *, is_unasked: bool = False, is_of_prompt: bool = False):
+        super().__init__(message)
+        self.is_unasked = is_unasked
+        self.is_of_prompt = is_of_prompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +77,14 @@ class Asker:
         try:
             reply = post(self._url, json.dumps(body).encode(), headers, self._seconds)
         except NoVerdict as error:
-            raise NoAnswer(str(error)) from error
+            is_unasked = isinstance(error.__cause__, _NOT_CONNECTED)
+            raise NoAnswer(str(error), is_unasked=is_unasked) from error
         if reply.status != 200:
-            raise NoAnswer(f"the gateway answered {reply.status}{_reason(reply.body)}")
+            raise NoAnswer(
+                f"the gateway answered {reply.status}{_reason(reply.body)}",
+                is_unasked=400 <= reply.status < 500,
+                is_of_prompt=reply.status in _OF_PROMPT,
+            )
         who = reply.headers.get("x-ratchet-policy", "nobody")
         if who.partition("@")[0] != self._policy:
             raise NoAnswer(f"{who} answered in the place of {self._policy}")

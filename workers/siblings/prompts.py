@@ -10,6 +10,7 @@ from trajectories.agents import messages_of
 from trajectories.model import Outcome, Trajectory, Transition
 from trajectories.sampling import has_ratio
 from trajectories.settings import Settings
+from trajectories.store import TrajectoryRef
 
 LEAST_ROOM = 16  # tokens, for an answer
 
@@ -52,6 +53,7 @@ class Rules:
 class Prompt:
     """A recorded call that is answered anew."""
 
+    ref: TrajectoryRef
     call: Transition
     later: tuple[Transition, ...]  # the calls after it that a sibling may be told of
 
@@ -76,7 +78,8 @@ def prompt_to_answer(trajectory: Trajectory, rules: Rules) -> Prompt | None:
     if not fit:
         return None
     number = fit[-1 if rules.is_last else 0]
-    return Prompt(steps[number], steps[number + 1 :])
+    ref = TrajectoryRef(trajectory.tenant, trajectory.id)
+    return Prompt(ref, steps[number], steps[number + 1 :])
 
 
 def _is_fit(transition: Transition, rules: Rules) -> bool:

@@ -34,6 +34,7 @@ from workers.siblings.replay import Message, continued, tokens_told
 log = logging.getLogger(__name__)
 
 MOST_PAUSE_SECONDS = 600.0
+MOST_REFUSED = 3  # prompts in a row: then it is not for what they say
 MOST_PASSED = 50_000  # trajectories that are remembered to be of no use
 
 
@@ -115,7 +116,7 @@ class SiblingWorker:
             if prompt is None:
                 self._passed.add(str(ref))
             elif self._store.claim_for_siblings(ref):
-                return self._as_sent(ref, prompt)
+                return self._as_sent(prompt)
         return None
 
     def _may_do(self, ref: TrajectoryRef) -> bool:
@@ -131,9 +132,9 @@ class SiblingWorker:
             log.warning("a trajectory cannot be read", extra={"trajectory": str(ref)})
             return None
 
-    def _as_sent(self, ref: TrajectoryRef, prompt: Prompt) -> Prompt:
+    def _as_sent(self, prompt: Prompt) -> Prompt:
         # As it came: a name that was read from its messages is read from them again.
-        names = {step.id: step.agent for step in self._store.recorded(ref)}
+        names = {step.id: step.agent for step in self._store.recorded(prompt.ref)}
         call = prompt.call.model_copy(update={"agent": names.get(prompt.call.id)})
         return replace(prompt, call=call)
 
@@ -151,7 +152,9 @@ class SiblingWorker:
                 calls = self._roll_out(rollout, prompt, stop)
             except NoAnswer as error:
                 log.warning("no sibling: %s", error, extra={"transition": call.id})
-                self._pause()
+                if error.is_unasked and not error.is_of_prompt and number == 0:
+                    self._store.release_for_siblings(prompt.ref)
+                self._pause(error)
                 return
             self._failures = 0
             if calls:
@@ -160,9 +163,11 @@ class SiblingWorker:
             else:
                 return
 
-    def _pause(self) -> None:
+    def _pause(self, error: NoAnswer) -> None:
         """Whatever is wrong must not use up the prompts: wait, longer each time."""
         self._failures += 1
+        if error.is_of_prompt and self._failures < MOST_REFUSED:
+            return  # the next one may be answered
         seconds = self._settings.look_seconds * 2.0 ** min(self._failures, 16)
         self._asks_again_at = time.monotonic() + min(MOST_PAUSE_SECONDS, seconds)
 
@@ -179,7 +184,9 @@ class SiblingWorker:
             try:
                 answer = self._asks.ask(rollout, prompt.call, messages, room)
             except NoAnswer as error:
-                # Whatever it cost stays reserved: nobody knows how far the engine got.
+                # Else whatever it cost stays reserved: nobody knows how far the engine got.
+                if error.is_unasked:
+                    self._purse.give_back(reserved)
                 if not calls:
                     raise
                 log.warning("a sibling ends early: %s", error, extra={"rollout": str(rollout)})

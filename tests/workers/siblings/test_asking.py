@@ -72,6 +72,17 @@ def test_a_refusal_says_why() -> None:
     with answering(lambda _: (403, body)) as server, pytest.raises(NoAnswer) as refused:
         ask(server.url, recorded())
     assert str(refused.value) == "the gateway answered 403: wrong_scope"
+    assert (refused.value.is_unasked, refused.value.is_of_prompt) == (True, False)
+
+
+@pytest.mark.parametrize(("status", "is_unasked"), [(400, True), (503, False)])
+def test_it_says_whether_an_engine_may_have_answered(status: int, is_unasked: bool) -> None:
+    with answering(lambda _: (status, {})) as server, pytest.raises(NoAnswer) as refused:
+        ask(server.url, recorded())
+    assert (refused.value.is_unasked, refused.value.is_of_prompt) == (is_unasked, is_unasked)
+    with pytest.raises(NoAnswer) as refused:
+        ask(server.url, recorded())  # nobody is there any more
+    assert (refused.value.is_unasked, refused.value.is_of_prompt) == (True, False)
 
 
 def test_a_policy_is_asked_by_a_name_of_its_own() -> None:

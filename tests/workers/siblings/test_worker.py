@@ -17,6 +17,7 @@ from workers.siblings.worker import SiblingWorker
 from workers.spending import today
 
 GO_ON = threading.Event()
+PAID = {"answers": 1, "tokens": 4096}
 
 
 def settings_with(**siblings: Any) -> Settings:
@@ -209,15 +210,40 @@ def test_a_sibling_has_no_more_calls_than_it_may(redis: Any) -> None:
     assert [rollout.number for rollout, _, _ in asks.asked] == [0, 1]
 
 
-def test_a_gateway_that_refuses_does_not_use_up_the_prompts(redis: Any) -> None:
+@pytest.mark.parametrize("is_unasked", [True, False])
+def test_a_gateway_that_refuses_or_is_away_does_not_use_up_the_prompts(
+    redis: Any, is_unasked: bool
+) -> None:
     store = Store(redis)
     for number in range(3):
         scored(store, recorded(number, trajectory=f"traj_{number}"))
-    asks = Answering(store, lambda _: NoAnswer("the gateway answered 403: wrong_scope"))
+    refusal = NoAnswer("the gateway answered 403: wrong_scope", is_unasked=is_unasked)
+    asks = Answering(store, lambda _: refusal)
     found = worker(redis, asks, settings_with())
     assert found.step(GO_ON)
     assert not found.step(GO_ON)
     assert len(asks.asked) == 1
+    # Where an engine may have answered, that prompt is not asked again, and it has cost something.
+    left = 3 if is_unasked else 2
+    assert len([*store.without_siblings("policy")]) == left
+    assert spent(redis) == ({"answers": 0, "tokens": 0} if is_unasked else PAID)
+
+
+def test_a_prompt_that_is_refused_is_passed_over_but_not_all_of_them(redis: Any) -> None:
+    store = Store(redis)
+    for number in range(4):
+        scored(store, recorded(number, trajectory=f"traj_{number}"))
+    refusal = NoAnswer("the gateway answered 400", is_unasked=True, is_of_prompt=True)
+    asks = Answering(store, lambda number: refusal if number != 1 else said("Sun."))
+    found = worker(redis, asks, settings_with(answers=1))
+    assert [found.step(GO_ON) for _ in range(4)] == [True] * 4
+    asks = Answering(store, lambda _: refusal)
+    for number in range(4, 8):
+        scored(store, recorded(number, trajectory=f"traj_{number}"))
+    found = worker(redis, asks, settings_with(answers=1))
+    assert [found.step(GO_ON) for _ in range(4)] == [True, True, True, False]
+    assert len([*store.without_siblings("policy")]) == 1
+    assert spent(redis)["answers"] == 1
 
 
 def test_a_prompt_that_the_engine_reads_otherwise_gets_no_more(redis: Any) -> None:
