@@ -40,13 +40,14 @@ class OwnWeights:
 
     async def run(self) -> None:
         """Ask all of them, again and again, until cancelled."""
-        while True:
-            await asyncio.gather(*map(self._look, self._replicas))
-            await asyncio.sleep(LOOK_SECONDS)
+        await asyncio.gather(*map(self._watch, self._replicas))
 
-    async def _look(self, replica: Replica) -> None:
-        self._said[replica.url] = await self._ask(replica.url)
-        self.settle(time.monotonic())
+    async def _watch(self, replica: Replica) -> None:
+        """One that hangs holds up no other."""
+        while True:
+            self._said[replica.url] = await self._ask(replica.url)
+            self.settle(time.monotonic())
+            await asyncio.sleep(LOOK_SECONDS)
 
     def settle(self, now: float, *, is_fresh: bool = False) -> None:
         """Make stamps of what is known now; `is_fresh`: the registry was read just now."""

@@ -1,5 +1,6 @@
 """Full weights: what is stamped is what answered, and where nobody can say, nothing is."""
 
+import asyncio
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
@@ -186,6 +187,29 @@ def test_a_stamp_is_another_object_whenever_anything_changed_in_between() -> Non
     own.settle(2.0 + STALE_SECONDS)
     assert one.stamp is not None
     assert one.stamp.version is None, "who has not heard of Redis for long does not know"
+
+
+async def test_an_engine_that_hangs_holds_up_the_look_at_no_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(own_weights, "LOOK_SECONDS", 0.0)
+    asked, enough = 0, asyncio.Event()
+
+    async def ask(url: str) -> str:
+        nonlocal asked
+        if url == "http://hangs":
+            await asyncio.Event().wait()
+        asked += 1
+        if asked == 3:
+            enough.set()
+        return "default"
+
+    policies = serve_policies(Settings(), [Snapshot("policy", 1, 0, {0: version(0)})], ())
+    replicas = [replica("http://hangs"), replica("http://answers")]
+    looking = asyncio.create_task(OwnWeights(replicas, policies.default, ask).run())
+    async with asyncio.timeout(10):
+        await enough.wait()
+    looking.cancel()
 
 
 def test_what_is_no_policys_has_no_version_to_lose() -> None:
