@@ -68,6 +68,7 @@ def make_swap(
     engines: Sequence[Engine],
     registry: Registry,
     others: Sequence[Registry],
+    guard: Callable[[], None],
     clock: Callable[[], float],
 ) -> Swap:
     """What brings versions into the engines: adapters beside each other, or one whole model."""
@@ -81,6 +82,7 @@ def make_swap(
             pause_seconds=trainer.pause_seconds,
             shelf=Shelf(settings.runs_dir, settings.adapters_dir, trainer.full_kept),
             probe_tolerance=trainer.probe_tolerance,
+            guard=guard,
             clock=clock,
         )
     return Swap(
@@ -127,7 +129,9 @@ class Loop:
             Engine(url, api_key=settings.upstream.api_key) for url in settings.upstream.engines
         ]
         others = [Registry(redis, name, settings.upstream.base_model) for name in neighbours]
-        self._swap = make_swap(settings, base, self._engines, self._registry, others, clock)
+        self._swap = make_swap(
+            settings, base, self._engines, self._registry, others, self._lease.check, clock
+        )
         self._training = training or Training()
         self._phases = Phases(
             settings,
@@ -333,7 +337,7 @@ class Loop:
                 return  # another policy's round runs: it stays until that one has ended
         except (orjson.JSONDecodeError, KeyError, TypeError, ValueError) as error:
             logger.warning("a trigger that cannot be read was dropped: %s", error)
-        except EngineUnavailable:
+        except (EngineUnavailable, LeaseLost):
             raise  # stays, and is tried again
         except RatchetError as error:
             logger.warning("a trigger was refused: %s", error)

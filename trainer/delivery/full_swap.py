@@ -44,10 +44,11 @@ class FullSwap(Swap):
         shelf: Shelf,
         probe_tolerance: float = 0.0,
         silence_seconds: float | None = None,
+        guard: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`expected` says what a whole model must be; `pause_seconds` is how long one that
-        answers is waited for."""
+        answers is waited for; `guard` raises when this trainer may no longer act."""
         super().__init__(
             engines, registry, expected=expected, drain_seconds=drain_seconds, clock=clock
         )
@@ -58,6 +59,7 @@ class FullSwap(Swap):
             pause_seconds=pause_seconds,
             probe_tolerance=probe_tolerance,
             silence_seconds=silence_seconds,
+            guard=guard,
             clock=clock,
         )
 

@@ -45,10 +45,11 @@ class Renewal:
         pause_seconds: float,
         probe_tolerance: float = 0.0,
         silence_seconds: float | None = None,
+        guard: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`expected` says what a whole model must be; `pause_seconds` is how long calls that
-        run are waited for."""
+        run are waited for; `guard` raises when this trainer may no longer act."""
         assert expected.whole is not None
         self._registry = registry
         self._expected = expected
@@ -56,6 +57,7 @@ class Renewal:
         self._pause_seconds = pause_seconds
         self._probe_tolerance = probe_tolerance
         self._silence_seconds = SILENCE_SECONDS if silence_seconds is None else silence_seconds
+        self._guard = guard
         self._clock = clock
         self._passed: set[tuple[object, ...]] = set()  # what the gate has seen, and let through
         self._mend_at: dict[str, float] = {}
@@ -145,6 +147,7 @@ class Renewal:
             raise EngineUnavailable(f"{engine.url} is asked to pause again in {seconds:.0f} s")
         is_out, reason = (before.is_out, before.reason) if before is not None else (False, "")
         self._note(engine, None, wanted=entry.version, is_out=is_out, reason=reason)
+        self._guard()
         try:
             engine.pause(self._pause_seconds)
         except EngineError as error:
@@ -194,9 +197,11 @@ class Renewal:
 
     def _reload(self, engine: Engine, entry: PolicyVersion) -> None:
         path = self._whole.base_path if entry.path is None else Path(entry.path)
+        self._guard()
         engine.name_weights(CHANGING)
         engine.reload(str(path.resolve()), RELOAD_SECONDS)
         engine.reset_caches()
+        self._guard()  # a reload may take longer than a lease lasts
         engine.name_weights(entry.weights_name)
 
     def _fall_back(
@@ -227,6 +232,7 @@ class Renewal:
         said = Weights(
             url=engine.url, version=version, wanted=wanted, is_out=is_out, reason=reason[:500]
         )
+        self._guard()
         revision = self._registry.note_weights(said)
         if version is None:
             self._wait_for_gateways(revision)

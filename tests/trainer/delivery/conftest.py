@@ -1,6 +1,6 @@
 """Two fake engines, their registry, and a swap of full weights over them."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -33,7 +33,9 @@ class House:
         save_file({"w": np.ones(4, np.float32)}, path / "base" / "model.safetensors")
         self.restart()
 
-    def restart(self, pause_seconds: float = 30.0) -> None:
+    def restart(
+        self, pause_seconds: float = 30.0, guard: Callable[[], None] = lambda: None
+    ) -> None:
         """What a kill of the trainer leaves is in Redis, on disk and in the engines."""
         self.swap = FullSwap(
             [Engine(engine.url) for engine in self.engines],
@@ -43,6 +45,7 @@ class House:
             pause_seconds=pause_seconds,
             shelf=Shelf(self.path / "runs", self.path / "versions", 2),
             silence_seconds=0.0,
+            guard=guard,
             clock=lambda: self.now,
         )
         self.swap.check()

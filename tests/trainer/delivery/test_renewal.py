@@ -6,6 +6,7 @@ from redis import ConnectionError as RedisAway
 from tests.trainer.delivery.conftest import House
 from trainer.delivery.engine import Engine, EngineBusy, EngineUnavailable
 from trajectories.errors import AdapterError, EngineError
+from trajectories.lease import LeaseLost
 from trajectories.registry import Weights
 from trajectories.resources import VersionState
 
@@ -215,6 +216,33 @@ def test_a_rollback_reaches_an_engine_that_has_a_candidate(house: House) -> None
     house.swap.reconcile()
     assert house.noted() == [1, 1]
     assert house.state(3) is VersionState.REJECTED
+
+
+def test_whoever_lost_its_lease_meanwhile_names_and_notes_nothing(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house.promote(1)
+    entry = house.add(2)
+    is_lost = False
+
+    def guard() -> None:
+        if is_lost:
+            raise LeaseLost("the lease was taken")
+
+    house.restart(guard=guard)
+    reload = Engine.reload
+
+    def for_long(engine: Engine, path: str, seconds: float) -> None:
+        nonlocal is_lost
+        reload(engine, path, seconds)
+        is_lost = True
+
+    monkeypatch.setattr(Engine, "reload", for_long)
+    with pytest.raises(LeaseLost):
+        house.swap.prove(entry)
+    assert house.engines[0].weights_name == "changing"
+    assert house.noted() == [None, 1]
+    assert not house.engines[0].is_paused
 
 
 def test_an_answer_that_is_no_json_is_no_answer(
