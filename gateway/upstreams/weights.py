@@ -10,6 +10,7 @@ it. The trainer changes nothing before every gateway has said that it knows
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 
@@ -17,6 +18,8 @@ from gateway.policies import Served
 from gateway.upstreams.balance import Replica, Stamp
 from trajectories.keys import HEARTBEAT_TTL_SECONDS
 from trajectories.registry import Snapshot, Weights
+
+logger = logging.getLogger(__name__)
 
 Ask = Callable[[str], Awaitable[str | None]]
 
@@ -35,6 +38,7 @@ class OwnWeights:
         self._said: dict[str, str | None] = {}
         self._known: dict[str, tuple[object, ...]] = {}  # what each stamp stands for
         self._fresh_at = float("-inf")
+        self._is_told = False  # that the trainer knows other engines
         for replica in replicas:
             replica.stamp = Stamp(None)
 
@@ -66,6 +70,15 @@ class OwnWeights:
                 replica.stamp = Stamp(version)
             replica.breaker.is_held = noted is not None and noted.is_out
             replica.is_changing = noted is not None and noted.version is None
+        urls = {replica.url.rstrip("/") for replica in self._replicas}
+        if snapshot.weights and not self._is_told and urls.isdisjoint(snapshot.weights):
+            self._is_told = True
+            logger.warning(
+                "no call is stamped, and none is learned from: the trainer's engines are %s, ours"
+                " are %s: give both the same upstream.url and upstream.replicas",
+                ", ".join(sorted(snapshot.weights)),
+                ", ".join(sorted(urls)),
+            )
 
 
 def agreed(snapshot: Snapshot, noted: Weights | None, said: str | None) -> int | None:

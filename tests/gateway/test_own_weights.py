@@ -189,6 +189,20 @@ def test_a_stamp_is_another_object_whenever_anything_changed_in_between() -> Non
     assert one.stamp.version is None, "who has not heard of Redis for long does not know"
 
 
+def test_who_knows_other_engines_than_the_trainer_says_so_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    weights = {"http://engine": Weights(url="http://engine", version=0)}
+    snapshot = Snapshot("policy", 1, 0, {0: version(0)}, weights)
+    policies = serve_policies(Settings(), [snapshot], ())
+    for url, told in (("http://engine/", 0), ("http://10.0.0.7", 1)):
+        own = OwnWeights([replica(url)], policies.default, lambda _: None)  # type: ignore[arg-type,return-value]
+        own.settle(0.0, is_fresh=True)
+        own.settle(1.0, is_fresh=True)
+        assert len(caplog.records) == told
+    assert "http://engine, ours are http://10.0.0.7" in caplog.text
+
+
 async def test_an_engine_that_hangs_holds_up_the_look_at_no_other(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
