@@ -130,7 +130,7 @@ def status(
     table.add_row("transitions", f"{counts['transitions']:,.0f}")
     table.add_row("trajectories", f"{counts['trajectories']:,.0f}")
     if counts["rollouts"]:
-        table.add_row("rollouts", f"{counts['rollouts']:,.0f}  (siblings; in no other figure)")
+        table.add_row("rollouts", f"{counts['rollouts']:,.0f}  (siblings; in no average of these)")
     table.add_row("rewarded", f"{rewarded:,.0f}  ({counts['labelled']:,.0f} by feedback)")
     mean = f"{counts['reward_sum'] / rewarded:+.3f}" if rewarded else "-"
     table.add_row("average reward", mean)

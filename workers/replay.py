@@ -63,8 +63,11 @@ class Report:
     sums_after: dict[str, Mean] = field(default_factory=lambda: defaultdict(Mean))
 
     def note(self, record: Archived, rewards: Sequence[Reward], final: float | None) -> bool:
-        """Count one trajectory; whether anything about it is other than before."""
+        """Count one trajectory of users; whether anything about one is other than before."""
         trajectory = record.trajectory
+        is_other = final != trajectory.reward or _plain(rewards) != _plain(trajectory.rewards)
+        if trajectory.rollout is not None:
+            return is_other
         self.trajectories += 1
         self.transitions += len(trajectory.transitions)
         self.changed += final != trajectory.reward
@@ -79,7 +82,6 @@ class Report:
                 name = signal_of(reward)
                 fired[name] += 1
                 sums[name].add(reward.value)
-        is_other = final != trajectory.reward or _plain(rewards) != _plain(trajectory.rewards)
         self.rewritten += is_other
         return is_other
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+import pytest
 
 from tests.workers.records import transition, vote
 from tests.workers.redis_server import RedisServer
@@ -48,6 +49,21 @@ def test_a_replay_shows_what_would_change_and_changes_nothing(redis: Any, tmp_pa
     found = store.trajectory(TrajectoryRef("default", "hot"))
     assert found is not None
     assert found.reward == 0.7
+
+
+def test_siblings_are_replayed_and_are_in_no_figure(redis: Any, tmp_path: Path) -> None:
+    place = Place(str(tmp_path))
+    store = traffic(redis, place)
+    alone = replay(redis, place, HARSH, Filters()).figures()
+    ref = TrajectoryRef("default", "sibling")
+    cut = transition(0, trajectory=ref.id, content="a", finish_reason="length")
+    store.add_transition(cut.model_copy(update={"rollout": "tr_hot_0"}))
+    store.add_feedback(vote(1.0, trajectory=ref.id))
+    rescore(store, ref)
+    assert replay(redis, place, HARSH, Filters(), is_written=True).figures() == alone
+    found = store.trajectory(ref)
+    assert found is not None
+    assert found.reward == pytest.approx(0.1)
 
 
 def test_a_written_replay_is_read_and_a_second_one_finds_nothing(

@@ -86,12 +86,14 @@ class Verdicts(Room):
 
     def put_verdict_state(self, judge: str, ref: TrajectoryRef, state: VerdictState) -> None:
         """Note what became of a verdict; with the trajectory it goes away."""
+        # A judge is compared with people, and people say nothing of siblings.
+        is_rollout = self._redis.hexists(keys.trajectory(ref.tenant, ref.id), "rollout")
         pipe = self._redis.pipeline(transaction=True)
         pipe.hset(keys.verdicts_of(ref.tenant, ref.id), judge, state.to_json())
         pipe.expire(keys.verdicts_of(ref.tenant, ref.id), keys.TRAJECTORY_TTL_SECONDS)
         if state.is_over:  # whoever waited for it is scored again; nobody else is
             pipe.zadd(keys.WINDOWS, {str(ref): time.time()}, xx=True)
-        if state.state == "given":
+        if state.state == "given" and not is_rollout:
             now = time.time()
             judged_key = keys.judged(ref.tenant, judge)
             pipe.zadd(judged_key, {ref.id: now})

@@ -50,6 +50,9 @@ def test_a_relative_judge_compares_an_answer_with_its_siblings_and_no_others(
     assert all(here.reward(ref) is not None for ref in rolled)  # whatever the judge's share
     assert (here.reward(original) is not None) is (share == 1.0)
     assert here.reward(other) is None
+    # What a judge is calibrated on: people say nothing of siblings.
+    judged = here.store.judged_trajectories("helpful", "default")
+    assert judged == ([original] if share == 1.0 else [])
 
 
 def test_siblings_without_the_recorded_answer_are_compared_among_themselves(
