@@ -13,9 +13,8 @@ from urllib.parse import parse_qsl, unquote
 
 import orjson
 
-from trajectories.ids import derived_id
+from trajectories.ids import ID_PATTERN, derived_id
 
-ID_PATTERN = re.compile(r"[A-Za-z0-9._:~-]{1,128}")
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}")
 

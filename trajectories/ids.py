@@ -7,8 +7,11 @@ often. That is what makes every later stage idempotent.
 
 import hashlib
 import os
+import re
 import time
 
+# What a client may call a session, task or agent and have it kept as it is.
+ID_PATTERN = re.compile(r"[A-Za-z0-9._:~-]{1,128}")
 # What a trajectory's id may be when it comes from outside; `re` and pydantic both take it.
 TRAJECTORY_PATTERN = r"^[A-Za-z0-9_.~-]{1,128}$"
 

@@ -9,9 +9,10 @@ become a segment.
 from collections.abc import Sequence
 from urllib.parse import unquote
 
-from gateway.attribution import ID_PATTERN, PathIds
+from gateway.attribution import PathIds
 from gateway.errors import ApiError, Application, Receive, Scope, Send
 from gateway.refusals import refuse
+from trajectories.ids import ID_PATTERN
 
 STATE = "path_ids"
 _UNVERSIONED = frozenset(

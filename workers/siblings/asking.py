@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from trajectories.errors import RatchetError, SettingsError
+from trajectories.ids import ID_PATTERN
 from trajectories.model import Transition
 from trajectories.rollouts import HEADER, Rollout
-from trajectories.settings import Settings
+from trajectories.settings import PolicySettings, Settings
 from workers.siblings.replay import Message
 from workers.verdicts.assembly import gateway_url
 from workers.verdicts.opinions import NoVerdict
@@ -61,6 +62,7 @@ class Asker:
         self._key = own.api_key or settings.gateway.api_key
         self._seconds = own.timeout_seconds
         self._alias = alias_of(settings, policy)
+        self._elsewhere = agents_elsewhere(settings, policy)
 
     def ask(
         self, rollout: Rollout, like: Transition, messages: Sequence[Message], most_tokens: int
@@ -72,8 +74,12 @@ class Asker:
         headers = {"content-type": "application/json", HEADER: str(rollout)}
         if self._key:
             headers["authorization"] = f"Bearer {self._key}"
-        named = {"x-agent-id": like.agent, "x-task-id": like.task}
-        headers |= {name: value for name, value in named.items() if value is not None}
+        if like.task is not None:
+            headers["x-task-id"] = like.task
+        # By itself a sibling does not tell a name that was read from what a team tells itself.
+        agent = like.agent or ""
+        if ID_PATTERN.fullmatch(agent) and agent not in self._elsewhere:
+            headers["x-agent-id"] = agent
         try:
             reply = post(self._url, json.dumps(body).encode(), headers, self._seconds)
         except NoVerdict as error:
@@ -99,6 +105,19 @@ def alias_of(settings: Settings, policy: str) -> str | None:
     own = settings.policies.get(policy)
     named = (*(own.aliases if own else ()), *settings.gateway.aliases)
     return next((name for name in named if name != _ANY), None)
+
+
+def agents_elsewhere(settings: Settings, policy: str) -> frozenset[str]:
+    """Agents by whose name another policy of the tenant would answer."""
+    if settings.policies.get(policy, PolicySettings()).aliases:
+        return frozenset()  # who is asked for by such a name answers, whichever agent asks
+    tenants = settings.tenants_of_policies()
+    return frozenset(
+        agent
+        for name, other in settings.policies.items()
+        if name != policy and tenants[name] == tenants[policy]
+        for agent in other.agents
+    )
 
 
 def body_of(request: dict[str, Any], messages: Sequence[Message], most_tokens: int) -> Any:

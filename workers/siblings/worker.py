@@ -10,7 +10,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import chain
 from threading import Event
 from typing import Protocol
@@ -116,7 +116,7 @@ class SiblingWorker:
             if prompt is None:
                 self._passed.add(str(ref))
             elif self._store.claim_for_siblings(ref):
-                return self._as_sent(prompt)
+                return prompt
         return None
 
     def _may_do(self, ref: TrajectoryRef) -> bool:
@@ -131,12 +131,6 @@ class SiblingWorker:
         except RecordError:
             log.warning("a trajectory cannot be read", extra={"trajectory": str(ref)})
             return None
-
-    def _as_sent(self, prompt: Prompt) -> Prompt:
-        # As it came: a name that was read from its messages is read from them again.
-        names = {step.id: step.agent for step in self._store.recorded(prompt.ref)}
-        call = prompt.call.model_copy(update={"agent": names.get(prompt.call.id)})
-        return replace(prompt, call=call)
 
     def _expand(self, prompt: Prompt, stop: Event) -> None:
         """Ask for each sibling in turn, as long as that is any use."""

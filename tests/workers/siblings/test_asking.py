@@ -10,7 +10,14 @@ from trajectories.errors import SettingsError
 from trajectories.model import Transition
 from trajectories.rollouts import Rollout
 from trajectories.settings import PolicySettings, Settings, load_settings
-from workers.siblings.asking import Asker, NoAnswer, alias_of, body_of, read_answer
+from workers.siblings.asking import (
+    Asker,
+    NoAnswer,
+    agents_elsewhere,
+    alias_of,
+    body_of,
+    read_answer,
+)
 
 WHOLE = {
     "choices": [{"message": {"role": "assistant", "content": "x"}}],
@@ -90,6 +97,35 @@ def test_a_policy_is_asked_by_a_name_of_its_own() -> None:
     assert alias_of(load_settings(policies=own), "p2") == "two"
     assert alias_of(Settings(), "policy") == "policy"
     assert alias_of(load_settings(gateway={"aliases": ["*"]}), "policy") is None
+
+
+@pytest.mark.parametrize(
+    ("agent", "policies", "is_said"),
+    [
+        ("planner", {}, True),
+        ("a b", {}, False),  # read from a message; the gateway would keep it otherwise
+        ("规划", {}, False),
+        ("planner", {"p2": {"agents": ["planner"]}}, False),  # p2 would answer
+        ("planner", {"p2": {"agents": ["planner"], "tenant": "acme"}}, True),
+    ],
+)
+def test_the_agent_is_named_unless_another_policy_would_answer(
+    agent: str, policies: dict[str, Any], is_said: bool
+) -> None:
+    like = recorded().model_copy(update={"agent": agent})
+    with answering(lambda _: WHOLE) as server:
+        settings = load_settings(siblings={"url": server.url, "api_key": "k"}, policies=policies)
+        asker = Asker(settings, "policy")
+        with pytest.raises(NoAnswer, match="nobody answered"):
+            asker.ask(Rollout("default", "tr_1", 2), like, ASKED, 100)
+    assert server.asked[0].headers.get("x-agent-id") == (agent if is_said else None)
+
+
+def test_a_policy_that_has_a_name_is_asked_by_it_for_any_agent() -> None:
+    own = {"p2": PolicySettings(agents=("a",)), "p3": PolicySettings(aliases=("three",))}
+    assert agents_elsewhere(load_settings(policies=own), "policy") == {"a"}
+    assert agents_elsewhere(load_settings(policies=own), "p2") == frozenset()
+    assert agents_elsewhere(load_settings(policies=own), "p3") == frozenset()
 
 
 def test_a_variable_without_its_key_does_not_start() -> None:

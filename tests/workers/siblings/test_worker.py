@@ -321,6 +321,24 @@ def test_each_tenant_is_answered_by_its_own_policy_alone(redis: Any) -> None:
     assert rolled.tenant == "acme"
 
 
+def test_a_sibling_has_the_name_that_its_answer_got_from_the_team(redis: Any) -> None:
+    store = Store(redis)
+    asked = {"role": "user", "name": "boss", "content": "plan it"}
+    shown = {"role": "user", "name": "planner", "content": "the plan"}
+    plan = recorded(0, content="the plan", messages=[asked])
+    code = recorded(1, content="the code", messages=[asked, shown])
+    scored(store, plan, code)
+    likes: list[Transition] = []
+
+    class Noting(Answering):
+        def ask(self, rollout: Any, like: Transition, *rest: Any) -> Answer:
+            likes.append(like)
+            return super().ask(rollout, like, *rest)
+
+    worker(redis, Noting(store), settings_with(answers=1, call="first")).step(GO_ON)
+    assert [like.agent for like in likes] == ["planner"]
+
+
 def test_no_more_is_asked_of_what_was_forgotten_meanwhile(redis: Any) -> None:
     store = Store(redis)
     ref = scored(store, recorded())
