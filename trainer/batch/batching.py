@@ -250,6 +250,7 @@ class Sorting:
         ):
             if case.is_replayed:
                 replayed.extend([case.ref] if own else [])
+                left_out[Exclusion.ROLLOUTS] += len(case.drafts) if is_above else 0
                 continue
             reasons = case.excluded(selection, of)
             main = Exclusion.UNPAIRED if every else main_reason(case, reasons, dropped)

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from tests.trainer.records import a_selection, a_trajectory, a_transition
-from trainer.batch.batching import Batch, Demand, shortages_of, sort_out
+from trainer.batch.batching import Batch, Demand, Sorting, shortages_of, sort_out
 from trainer.batch.caps import Caps
 from trainer.batch.samples import Exclusion
 from trajectories.model import Reward, Trajectory
@@ -64,6 +64,18 @@ def test_no_more_than_their_share_and_a_prompts_siblings_stay_together(
     assert [ref for ref in batch.refs if "u1-s" in ref] == (
         ["default/u1-s0", "default/u1-s1"] if rollouts == 4 else []
     )
+
+
+def test_replayed_siblings_beyond_the_share_are_counted_as_left_out() -> None:
+    sorting = Sorting(a_selection(rollout_share=0.3), Caps(uncapped=frozenset({"grader"})))
+    found = [user("u0"), user("u1"), sibling("u0", 0), sibling("u0", 1)]
+    for entry in found:
+        ref = TrajectoryRef(entry.tenant, entry.id)
+        sorting.add(ref, entry, is_replayed=entry.rollout is not None)
+    batch = sorting.finish()
+    assert (len(batch.samples), batch.replayed) == (2, ())
+    assert batch.left_out[Exclusion.ROLLOUTS] == 2
+    assert not batch.excluded
 
 
 def test_without_any_users_there_is_no_round_of_siblings() -> None:
