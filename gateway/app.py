@@ -27,11 +27,11 @@ from gateway.clock import stop_calls, tick
 from gateway.errors import ApiError
 from gateway.feedback_desk import Desk
 from gateway.metrics import Measured
+from gateway.neighbours import Neighbours
 from gateway.passthrough import PassThrough
 from gateway.refusals import refusal
 from gateway.responses_routes import StoredResponses
 from gateway.services import STATE, Services, build_services
-from gateway.siblings import Siblings
 from gateway.thumbs import Thumbs
 from gateway.upstream import Upstream
 from gateway.upstreams.health import watch
@@ -125,8 +125,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[dict[str, Services]]:
         looking = asyncio.create_task(look_at(services.weights), name="weights")
         if services.settings.gateway.workers > 1:
             directory = services.settings.data_dir / "metrics"
-            services.siblings = Siblings(directory, lambda: health.exposition(services))
-            await services.siblings.open()
+            services.neighbours = Neighbours(directory, lambda: health.exposition(services))
+            await services.neighbours.open()
         gc.collect()
         gc.freeze()  # what is here now stays: the collector need not look at it again
         try:
@@ -138,8 +138,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[dict[str, Services]]:
                 await server.closed()
             await services.shipper.stop()
             await asyncio.to_thread(services.responses.close)
-            if services.siblings is not None:
-                await services.siblings.close()
+            if services.neighbours is not None:
+                await services.neighbours.close()
             if services.tracer is not None:
                 await asyncio.to_thread(services.tracer.close)
             services.outbox.flush()

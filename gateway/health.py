@@ -48,8 +48,8 @@ async def ready(services: Shared) -> JSONResponse:
 @router.get("/metrics")
 async def metrics(services: Shared) -> Response:
     """For Prometheus, all processes of this gateway together."""
-    siblings = services.siblings
-    content = exposition(services) if siblings is None else await siblings.render_all()
+    neighbours = services.neighbours
+    content = exposition(services) if neighbours is None else await neighbours.render_all()
     with contextlib.suppress(RedisError):  # then nobody knows
         content += await asyncio.to_thread(_of_store, services)
     return Response(content, media_type=CONTENT_TYPE_LATEST)

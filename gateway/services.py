@@ -11,12 +11,12 @@ from gateway.dialects.asking import Asked
 from gateway.dialects.responses import input_items, input_messages
 from gateway.errors import ApiError
 from gateway.metrics import Metrics
+from gateway.neighbours import Neighbours
 from gateway.outbox import Outbox
 from gateway.policies import Policies, serve_policies
 from gateway.recorder import Recorder
 from gateway.responses_store import KeptResponse, ResponsesStore
 from gateway.routing import Route, to_upstream
-from gateway.siblings import Siblings
 from gateway.snapshot import SnapshotWatcher
 from gateway.spool.shipper import Shipper
 from gateway.spool.writer import Spool
@@ -65,7 +65,7 @@ class Services:
     weights: OwnWeights | None = None  # None: versions are adapters
     survey: Survey | None = None  # None: nobody is asked
     tracer: Tracer | None = None
-    siblings: Siblings | None = None
+    neighbours: Neighbours | None = None
     retries: RetryBudget = field(default_factory=RetryBudget)
     hot_paths: HotPaths = field(default_factory=HotPaths)
     exchanges: set[Any] = field(default_factory=set)  # calls that run

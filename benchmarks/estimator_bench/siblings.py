@@ -1,4 +1,4 @@
-"""Table 5: little traffic, and further answers to some of its prompts, judged rightly.
+"""Table 6: little traffic, and further answers to some of its prompts, judged rightly.
 
 A round has 64 sessions of users. Siblings are answers of the same version to a
 quarter of their prompts, four each, or to all of them; what they are worth is

@@ -211,6 +211,7 @@ class SiblingWorker:
         while not stop.is_set():
             if self._is_idle():
                 return True
+            self._close_ended()
             stop.wait(self._settings.look_seconds)
         return False
 

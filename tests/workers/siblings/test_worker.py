@@ -93,14 +93,19 @@ def test_it_waits_between_two_siblings_when_users_come(redis: Any) -> None:
     scored(store, recorded())
     asks = Answering(store)
     looks: list[int] = []
+    closed: list[bool] = []
 
     def is_idle() -> bool:
         looks.append(len(asks.asked))
+        if len(asks.asked) == 2:
+            first = store.trajectory(TrajectoryRef("default", asks.asked[0][0].trajectory_id))
+            closed.append(first is not None and first.is_closed)
         return len(asks.asked) < 2 or looks.count(2) > 3
 
     settings = settings_with(answers=3, look_seconds=0.01)
     assert worker(redis, asks, settings, is_idle).step(GO_ON)
     assert looks.count(2) == 4
+    assert closed[-1]  # judges need not wait for the others
     assert len(asks.asked) == 3
 
 

@@ -8,7 +8,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.metrics import Metrics
-from gateway.siblings import Siblings, merged
+from gateway.neighbours import Neighbours, merged
 
 
 def counted(chats: int, revision: int) -> bytes:
@@ -53,9 +53,9 @@ def test_one_exposition_stays_as_it_is() -> None:
 
 
 async def test_whoever_is_asked_counts_for_all(tmp_path: Path) -> None:
-    one = Siblings(tmp_path, lambda: counted(1, 1))
+    one = Neighbours(tmp_path, lambda: counted(1, 1))
     await one.open()
-    other = Siblings(tmp_path, lambda: counted(2, 1))
+    other = Neighbours(tmp_path, lambda: counted(2, 1))
     other._path = tmp_path / "0.sock"  # as if it were another process
     await other.open()
     for asked in (one, other):
@@ -70,7 +70,7 @@ async def test_whoever_is_asked_counts_for_all(tmp_path: Path) -> None:
 async def test_a_process_that_was_killed_is_forgotten(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(tmp_path / "1.sock"))
-    one = Siblings(tmp_path, lambda: counted(1, 1))
+    one = Neighbours(tmp_path, lambda: counted(1, 1))
     await one.open()
     assert samples(await one.render_all())["ratchet_requests_total", "200,chat"] == 1
     assert names(tmp_path) == [f"{os.getpid()}.sock"]
@@ -80,7 +80,7 @@ async def test_a_process_that_was_killed_is_forgotten(tmp_path: Path) -> None:
 async def test_a_directory_that_takes_no_socket_leaves_the_own_counts(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    one = Siblings(tmp_path / ("x" * 120), lambda: counted(1, 1))
+    one = Neighbours(tmp_path / ("x" * 120), lambda: counted(1, 1))
     await one.open()
     assert "counts alone" in caplog.text
     assert samples(await one.render_all())["ratchet_requests_total", "200,chat"] == 1

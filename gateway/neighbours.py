@@ -23,7 +23,7 @@ _SECONDS = 1.0  # for another process to answer
 _SMALLEST = ("_created", "_revision")  # of these the sum means nothing
 
 
-class Siblings:
+class Neighbours:
     """The processes that share a port, seen from one of them."""
 
     def __init__(self, directory: Path, render: Callable[[], bytes]) -> None:
