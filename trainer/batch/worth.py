@@ -50,6 +50,7 @@ class Said:
     rewards: tuple[Reward, ...]
     is_all: bool  # whether nothing else was said of the trajectory
     final: float | None  # the trajectory's own final reward
+    is_choice: bool = False  # one answer by itself: signals alone are no reward of it
 
 
 def said_of(trajectory: Trajectory, agent: str | None) -> Said:
@@ -70,7 +71,8 @@ def said_of(trajectory: Trajectory, agent: str | None) -> Said:
 def said_of_choice(trajectory: Trajectory, call: str, choice: int) -> Said:
     """What was said of one of several answers by itself, as of a trajectory of its own."""
     own = [r for r in trajectory.rewards if r.transition_id == call and r.choice == choice]
-    return Said(tuple(reward.model_copy(update=_ITS_OWN) for reward in own), False, None)
+    own = [reward.model_copy(update=_ITS_OWN) for reward in own]
+    return Said(tuple(own), is_all=False, final=None, is_choice=True)
 
 
 def said_by_unit(trajectory: Trajectory, units: Iterable[Unit]) -> dict[Unit, Said]:
@@ -92,6 +94,8 @@ def weigh(said: Said, composition: Composition, dropped: frozenset[str] = frozen
     """What it comes to; `dropped` are ids of rewards to leave out."""
     kept = [reward for reward in said.rewards if reward.id not in dropped]
     joint = compose(kept, composition)
+    if said.is_choice and not joint.is_labelled:
+        return Worth(None)
     is_whole = said.is_all and len(kept) == len(said.rewards)
     of_kind = [reward for reward in kept if reward.source.startswith((AIR, FEEDBACK))]
     plain = replace(composition, clamp=_UNCLAMPED)

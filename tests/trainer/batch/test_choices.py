@@ -99,6 +99,11 @@ def test_a_fault_alone_makes_no_choice_a_part_of_its_own() -> None:
     samples, excluded = samples_of(a_session(vote(1.0, of=None), fault), a_selection())
     assert samples == []
     assert excluded == {Exclusion.UNPICKED: 3}
+    # Nor where the round does without the vote on it.
+    own = vote(1.0, 0)
+    samples, excluded = samples_of(a_session(own, fault), a_selection(), frozenset({own.id}))
+    assert samples == []
+    assert excluded == {Exclusion.UNPICKED: 2, Exclusion.NO_REWARD: 1}
 
 
 def test_sft_takes_the_good_ones_alone() -> None:
