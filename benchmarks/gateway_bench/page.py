@@ -17,7 +17,18 @@ from benchmarks.gateway_bench.table import (
     verdict_cells,
 )
 
-SECTIONS = ("gateways", "soak", "idle", "store", "ingest", "overhead", "archive", "gpu")
+SECTIONS = (
+    "gateways",
+    "soak",
+    "idle",
+    "store",
+    "ingest",
+    "ingest-http",
+    "overhead",
+    "archive",
+    "round start",
+    "gpu",
+)
 SKELETON = """\
 # Benchmarks
 
@@ -103,6 +114,15 @@ The processes are those of a deployment, on one machine: a gateway's spool and s
 dispatcher, one worker. CPU is what to trust where others work on the machine, too: two cores have
 2,000,000 us a second, and 1,500 transitions may take 1,333 each.
 
+### From the port of a gateway on
+
+<!-- begin ingest-http -->
+Not measured yet: `python benchmarks/ingest.py --http --write`.
+<!-- end ingest-http -->
+
+The same, and a whole gateway before it, which asks a scripted upstream for token ids and logprobs;
+the client and that upstream share the two cores.
+
 ## Training, against plain TRL
 
 <!-- begin overhead -->
@@ -119,6 +139,12 @@ those that the model runs over, without padding. CPU is what to trust where othe
 <!-- begin archive -->
 Not measured yet: `python benchmarks/archive.py`.
 <!-- end archive -->
+
+## A round out of a million transitions
+
+<!-- begin round start -->
+Not measured yet: `python benchmarks/round_start.py --page docs/benchmarks.md`.
+<!-- end round start -->
 
 ## A round on a GPU
 
